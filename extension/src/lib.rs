@@ -1,0 +1,2 @@
+//! The PostgreSQL extension `distilface`.
+pgrx::pg_module_magic!();

@@ -1,0 +1,11 @@
+//! `distilface-core`: a sentence encoder, an HNSW index on pages and their glue, without PostgreSQL.
+//!
+//! Imports run one way: `vector, page, text ← model, encoder, hnsw ← index`. The PostgreSQL
+//! extension and the trainer are users of this crate; nothing here knows either of them.
+
+pub mod encoder;
+pub mod hnsw;
+pub mod model;
+pub mod page;
+pub mod text;
+pub mod vector;

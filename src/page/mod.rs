@@ -1,0 +1,99 @@
+//! The page abstraction under every index: fixed 8 KiB pages, read under a shared lock, changed in
+//! atomic transactions of at most [`MAX_TXN_PAGES`] pages.
+//!
+//! PostgreSQL's buffer manager with generic WAL is one implementation (in the extension); memory,
+//! file and fault stores are the others. A page's first [`PAGE_HEADER`] bytes belong to the store
+//! (PostgreSQL's `PageHeaderData`); the algorithms see the [`PAGE_CONTENT`] bytes after it.
+//!
+//! A transaction is all or nothing, also across a crash. Since it covers four pages at most (the
+//! limit of one generic WAL record), an algorithm that changes more must leave a valid structure
+//! after each commit.
+
+use std::ops::Deref;
+
+/// A page's number within its index, counted from 0.
+pub type BlockNumber = u32;
+
+/// Bytes in a page, PostgreSQL's default `BLCKSZ`.
+pub const PAGE_SIZE: usize = 8192;
+/// Bytes at the start of a page that belong to the store.
+pub const PAGE_HEADER: usize = 24;
+/// Bytes of a page that the algorithms read and write.
+pub const PAGE_CONTENT: usize = PAGE_SIZE - PAGE_HEADER;
+/// Pages that one transaction can change (`MAX_GENERIC_XLOG_PAGES`).
+pub const MAX_TXN_PAGES: usize = 4;
+
+/// What went wrong below an algorithm.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    /// The page does not hold what its place in the structure calls for.
+    #[error("corrupt page {blkno}, item {offno}: expected {expected}, got {got}")]
+    Corrupt { blkno: BlockNumber, offno: u16, expected: &'static str, got: String },
+    /// The page number is past the end of the index.
+    #[error("page {blkno} is past the end of the index, which has {page_count} pages")]
+    OutOfRange { blkno: BlockNumber, page_count: BlockNumber },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The medium failed.
+    #[error("page store: {0}")]
+    Io(#[from] std::io::Error),
+    /// A fault store was told to fail here.
+    #[error("injected fault at write {0}")]
+    Injected(u64),
+}
+
+/// An index's pages.
+///
+/// Content locks are held by the guards: a [`PagePin::lock_shared`] guard and a transaction that
+/// has the same page must not be alive at once on one thread (it deadlocks on itself).
+pub trait PageStore {
+    /// A page kept in memory, not locked.
+    type Pin<'s>: PagePin
+    where
+        Self: 's;
+    /// A transaction under way.
+    type Txn<'s>: PageTxn
+    where
+        Self: 's;
+
+    /// Pages in the index now.
+    fn page_count(&self) -> Result<BlockNumber, PageError>;
+
+    /// Pins a page: one buffer access in PostgreSQL.
+    fn pin(&self, blkno: BlockNumber) -> Result<Self::Pin<'_>, PageError>;
+
+    /// Starts a transaction.
+    fn begin(&self) -> Result<Self::Txn<'_>, PageError>;
+
+    /// Ends the operation with [`PageError::Interrupted`] (or, in PostgreSQL, by raising its own
+    /// error) where the user asked for it. Never called with a content lock held.
+    fn check_interrupts(&self) -> Result<(), PageError>;
+}
+
+/// A pinned page: it stays in memory until dropped, and may change whenever it is not locked.
+pub trait PagePin {
+    /// The page's content under a shared lock.
+    type Guard<'p>: Deref<Target = [u8]>
+    where
+        Self: 'p;
+
+    /// Locks the content for reading; [`PAGE_CONTENT`] bytes.
+    fn lock_shared(&self) -> Self::Guard<'_>;
+}
+
+/// An atomic change of up to [`MAX_TXN_PAGES`] pages.
+///
+/// [`PageTxn::commit`] makes it durable; dropping it instead leaves every page as it was, except
+/// that pages which it appended stay behind, zeroed.
+pub trait PageTxn: Sized {
+    /// Locks the page exclusively, adds it to the transaction (once) and gives its content as
+    /// changed so far. Callers lock in ascending page order.
+    fn page(&mut self, blkno: BlockNumber) -> Result<&mut [u8], PageError>;
+
+    /// Appends a zeroed page to the index and adds it to the transaction.
+    fn extend(&mut self) -> Result<BlockNumber, PageError>;
+
+    /// Applies all changes at once.
+    fn commit(self) -> Result<(), PageError>;
+}
