@@ -1,2 +1,16 @@
-//! The PostgreSQL extension `distilface`.
-pgrx::pg_module_magic!();
+//! The PostgreSQL extension `distilface`: semantic search in the backend's own process.
+//!
+//! `pg/` alone touches PostgreSQL's C API; `embed/` turns text into vectors, `am/` is the access
+//! method `distilface_hnsw`. The algorithms live in `distilface-core`.
+
+mod guc;
+mod pg;
+
+pgrx::pg_module_magic!(name, version);
+
+/// Runs when a backend loads the library.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    guc::define();
+    pg::statement::install();
+}

@@ -1,0 +1,352 @@
+//! The core crate's page store over PostgreSQL's shared buffers.
+//!
+//! - A pin is a buffer pin; a guard is the buffer's content lock in shared mode.
+//! - A transaction is one generic WAL record. It takes the content lock exclusively when a page
+//!   joins, works on generic WAL's copy of the page, and installs all copies at commit.
+//! - A page that PostgreSQL has extended but that no committed transaction filled (a crash came
+//!   between) reads as zeros, as the trait says.
+//! - While an index is being built nobody else sees it: with [`Logging::Deferred`] pages change in
+//!   place and [`SharedBuffers::log_all_pages`] writes them to WAL once at the end.
+
+use super::interrupts;
+use distilface_core::page::{
+    BlockNumber, MAX_TXN_PAGES, PAGE_CONTENT, PAGE_HEADER, PAGE_SIZE, PageError, PagePin,
+    PageStore, PageTxn,
+};
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ops::Deref;
+use std::thread::panicking;
+
+const _: () = assert!(PAGE_SIZE == pg_sys::BLCKSZ as usize);
+const _: () = assert!(PAGE_HEADER == std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp));
+const _: () = assert!(MAX_TXN_PAGES == pg_sys::MAX_GENERIC_XLOG_PAGES as usize);
+
+/// `P_NEW`: asks `ReadBuffer` to extend the relation.
+const NEW_PAGE: BlockNumber = pg_sys::InvalidBlockNumber;
+
+/// `InvalidSubTransactionId`.
+const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
+
+/// When changed pages go to WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logging {
+    /// With each transaction.
+    Generic,
+    /// All at once, by [`SharedBuffers::log_all_pages`]; only while nobody else can see the index.
+    Deferred,
+}
+
+/// An index relation's pages in PostgreSQL's buffer pool. Borrows an open relation: the caller
+/// keeps it open and locked for as long as this lives.
+pub struct SharedBuffers {
+    relation: pg_sys::Relation,
+    fork: pg_sys::ForkNumber::Type,
+    logging: Logging,
+    page_count: Cell<BlockNumber>,
+}
+
+impl SharedBuffers {
+    /// The main fork of an open index.
+    ///
+    /// # Safety
+    /// `relation` is a valid open relation and stays so while the value lives.
+    pub unsafe fn new(relation: pg_sys::Relation, logging: Logging) -> Self {
+        Self { relation, fork: pg_sys::ForkNumber::MAIN_FORKNUM, logging, page_count: Cell::new(0) }
+    }
+
+    /// The init fork of an unlogged index, which a crash restores the main fork from.
+    ///
+    /// # Safety
+    /// As for [`SharedBuffers::new`].
+    pub unsafe fn init_fork(relation: pg_sys::Relation) -> Self {
+        Self {
+            relation,
+            fork: pg_sys::ForkNumber::INIT_FORKNUM,
+            logging: Logging::Deferred,
+            page_count: Cell::new(0),
+        }
+    }
+
+    /// Writes every page of a [`Logging::Deferred`] index to WAL, where it needs one.
+    pub fn log_all_pages(&self) {
+        // SAFETY: the relation is open; the range is the whole fork; every page has a standard
+        // header.
+        unsafe {
+            let init = self.fork == pg_sys::ForkNumber::INIT_FORKNUM;
+            if init || needs_wal(self.relation) {
+                let pages = pg_sys::RelationGetNumberOfBlocksInFork(self.relation, self.fork);
+                pg_sys::log_newpage_range(self.relation, self.fork, 0, pages, true);
+            }
+        }
+    }
+
+    fn read_buffer(&self, blkno: BlockNumber) -> pg_sys::Buffer {
+        // SAFETY: the relation is open; PostgreSQL raises an error where the page cannot be read.
+        unsafe {
+            pg_sys::ReadBufferExtended(
+                self.relation,
+                self.fork,
+                blkno,
+                pg_sys::ReadBufferMode::RBM_NORMAL,
+                std::ptr::null_mut(),
+            )
+        }
+    }
+
+    fn check_range(&self, blkno: BlockNumber) -> Result<(), PageError> {
+        if blkno >= self.page_count.get() && blkno >= self.page_count()? {
+            let page_count = self.page_count.get();
+            return Err(PageError::OutOfRange { blkno, page_count });
+        }
+        Ok(())
+    }
+}
+
+/// `RelationNeedsWAL`, which is a macro in C.
+unsafe fn needs_wal(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the caller passes an open relation; its catalog row is always there.
+    unsafe {
+        let permanent = (*(*relation).rd_rel).relpersistence
+            == pg_sys::RELPERSISTENCE_PERMANENT as std::ffi::c_char;
+        let minimal = pg_sys::wal_level < pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32;
+        let skips = minimal
+            && ((*relation).rd_createSubid != NO_SUBTRANSACTION
+                || first_locator_subid(relation) != NO_SUBTRANSACTION);
+        permanent && !skips
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn first_locator_subid(relation: pg_sys::Relation) -> pg_sys::SubTransactionId {
+    // SAFETY: the caller passes an open relation.
+    unsafe { (*relation).rd_firstRelfilenodeSubid }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn first_locator_subid(relation: pg_sys::Relation) -> pg_sys::SubTransactionId {
+    // SAFETY: the caller passes an open relation.
+    unsafe { (*relation).rd_firstRelfilelocatorSubid }
+}
+
+impl PageStore for SharedBuffers {
+    type Pin<'s> = BufferPin;
+    type Txn<'s> = BufferTxn<'s>;
+
+    fn page_count(&self) -> Result<BlockNumber, PageError> {
+        // SAFETY: the relation is open.
+        let pages = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, self.fork) };
+        self.page_count.set(pages);
+        Ok(pages)
+    }
+
+    fn pin(&self, blkno: BlockNumber) -> Result<BufferPin, PageError> {
+        self.check_range(blkno)?;
+        Ok(BufferPin { buffer: self.read_buffer(blkno) })
+    }
+
+    fn begin(&self) -> Result<BufferTxn<'_>, PageError> {
+        let state = match self.logging {
+            // SAFETY: the relation is open.
+            Logging::Generic => unsafe { pg_sys::GenericXLogStart(self.relation) },
+            Logging::Deferred => std::ptr::null_mut(),
+        };
+        Ok(BufferTxn { store: self, state, pages: [const { None }; MAX_TXN_PAGES] })
+    }
+
+    fn check_interrupts(&self) -> Result<(), PageError> {
+        interrupts::check();
+        Ok(())
+    }
+}
+
+/// A pinned buffer.
+pub struct BufferPin {
+    buffer: pg_sys::Buffer,
+}
+
+impl Drop for BufferPin {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: this value owns one pin on the buffer.
+            unsafe { pg_sys::ReleaseBuffer(self.buffer) };
+        }
+    }
+}
+
+impl PagePin for BufferPin {
+    type Guard<'p> = BufferGuard<'p>;
+
+    fn lock_shared(&self) -> BufferGuard<'_> {
+        // SAFETY: the buffer is pinned for as long as the guard lives.
+        unsafe { pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32) };
+        BufferGuard { pin: self }
+    }
+}
+
+/// A buffer's content under a shared lock.
+pub struct BufferGuard<'p> {
+    pin: &'p BufferPin,
+}
+
+impl Deref for BufferGuard<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: pinned and share-locked, so the bytes stay in place and nobody changes them
+        // while the guard lives.
+        unsafe { content(pg_sys::BufferGetPage(self.pin.buffer)) }
+    }
+}
+
+impl Drop for BufferGuard<'_> {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: this value holds the content lock.
+            unsafe { pg_sys::LockBuffer(self.pin.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32) };
+        }
+    }
+}
+
+unsafe fn content<'a>(page: pg_sys::Page) -> &'a [u8] {
+    // SAFETY: the caller passes a page of BLCKSZ bytes that it may read for 'a.
+    unsafe { std::slice::from_raw_parts(page.cast::<u8>().add(PAGE_HEADER), PAGE_CONTENT) }
+}
+
+unsafe fn content_mut<'a>(page: pg_sys::Page) -> &'a mut [u8] {
+    // SAFETY: the caller passes a page of BLCKSZ bytes that only it may touch for 'a.
+    unsafe { std::slice::from_raw_parts_mut(page.cast::<u8>().add(PAGE_HEADER), PAGE_CONTENT) }
+}
+
+struct TxnPage {
+    blkno: BlockNumber,
+    buffer: pg_sys::Buffer,
+    /// What the transaction changes: generic WAL's copy, or the buffer itself when deferred.
+    image: pg_sys::Page,
+}
+
+/// One generic WAL record under way.
+pub struct BufferTxn<'s> {
+    store: &'s SharedBuffers,
+    state: *mut pg_sys::GenericXLogState,
+    pages: [Option<TxnPage>; MAX_TXN_PAGES],
+}
+
+impl BufferTxn<'_> {
+    /// Adds an exclusively locked buffer. A page that was never initialized gets a header whose
+    /// hole is empty (`pd_lower = pd_upper`), so that WAL keeps every content byte.
+    fn register(
+        &mut self,
+        blkno: BlockNumber,
+        buffer: pg_sys::Buffer,
+    ) -> Result<&mut TxnPage, PageError> {
+        let Some(free) = self.pages.iter_mut().find(|page| page.is_none()) else {
+            unreachable!("a transaction changes at most {MAX_TXN_PAGES} pages")
+        };
+        // SAFETY: the buffer is pinned and exclusively locked by this transaction; the image is
+        // either the buffer's page or generic WAL's private copy of it, both BLCKSZ long.
+        let image = unsafe {
+            let page = pg_sys::BufferGetPage(buffer);
+            let is_new = (*page.cast::<pg_sys::PageHeaderData>()).pd_upper == 0;
+            let image = if self.state.is_null() {
+                page
+            } else {
+                let flags = if is_new { pg_sys::GENERIC_XLOG_FULL_IMAGE as i32 } else { 0 };
+                pg_sys::GenericXLogRegisterBuffer(self.state, buffer, flags)
+            };
+            if is_new {
+                pg_sys::PageInit(image, PAGE_SIZE, 0);
+                (*image.cast::<pg_sys::PageHeaderData>()).pd_lower = PAGE_SIZE as u16;
+            }
+            image
+        };
+        Ok(free.insert(TxnPage { blkno, buffer, image }))
+    }
+
+    fn release_buffers(&mut self) {
+        for page in self.pages.iter_mut().filter_map(Option::take) {
+            // SAFETY: the transaction holds this buffer's pin and exclusive lock.
+            unsafe { pg_sys::UnlockReleaseBuffer(page.buffer) };
+        }
+    }
+}
+
+impl PageTxn for BufferTxn<'_> {
+    fn page(&mut self, blkno: BlockNumber) -> Result<&mut [u8], PageError> {
+        let known = self.pages.iter().flatten().find(|page| page.blkno == blkno);
+        let image = match known {
+            Some(page) => page.image,
+            None => {
+                self.store.check_range(blkno)?;
+                let buffer = self.store.read_buffer(blkno);
+                // SAFETY: the buffer was pinned by the line above.
+                unsafe { pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32) };
+                self.register(blkno, buffer)?.image
+            }
+        };
+        // SAFETY: the image belongs to this transaction alone, and the slice borrows it mutably.
+        Ok(unsafe { content_mut(image) })
+    }
+
+    fn extend(&mut self) -> Result<BlockNumber, PageError> {
+        let relation = self.store.relation;
+        // SAFETY: the relation is open; PostgreSQL asks that the extension lock be held around
+        // reading P_NEW unless the relation is this backend's own.
+        let (blkno, buffer) = unsafe {
+            let shared = !is_local(relation);
+            if shared {
+                pg_sys::LockRelationForExtension(relation, pg_sys::ExclusiveLock as i32);
+            }
+            let buffer = pg_sys::ReadBufferExtended(
+                relation,
+                self.store.fork,
+                NEW_PAGE,
+                pg_sys::ReadBufferMode::RBM_ZERO_AND_LOCK,
+                std::ptr::null_mut(),
+            );
+            if shared {
+                pg_sys::UnlockRelationForExtension(relation, pg_sys::ExclusiveLock as i32);
+            }
+            (pg_sys::BufferGetBlockNumber(buffer), buffer)
+        };
+        self.store.page_count.set(self.store.page_count.get().max(blkno + 1));
+        self.register(blkno, buffer)?;
+        Ok(blkno)
+    }
+
+    fn commit(mut self) -> Result<(), PageError> {
+        let state = std::mem::replace(&mut self.state, std::ptr::null_mut());
+        // SAFETY: `state` is this transaction's own and is not used again; every changed buffer is
+        // pinned and exclusively locked.
+        unsafe {
+            if state.is_null() {
+                for page in self.pages.iter().flatten() {
+                    pg_sys::MarkBufferDirty(page.buffer);
+                }
+            } else {
+                pg_sys::GenericXLogFinish(state);
+            }
+        }
+        self.release_buffers();
+        Ok(())
+    }
+}
+
+impl Drop for BufferTxn<'_> {
+    fn drop(&mut self) {
+        if panicking() {
+            return;
+        }
+        if !self.state.is_null() {
+            // SAFETY: `commit` takes the state, so it is still unfinished here.
+            unsafe { pg_sys::GenericXLogAbort(self.state) };
+        }
+        self.release_buffers();
+    }
+}
+
+/// `RELATION_IS_LOCAL`, which is a macro in C.
+unsafe fn is_local(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the caller passes an open relation.
+    unsafe { (*relation).rd_islocaltemp || (*relation).rd_createSubid != NO_SUBTRANSACTION }
+}

@@ -1,0 +1,14 @@
+//! The only place that talks to PostgreSQL's C API directly: buffers and WAL, errors, interrupts,
+//! text datums, statement hooks. Everything outside sees safe Rust.
+//!
+//! Rules that hold here:
+//! - PostgreSQL is called on the backend's main thread only.
+//! - A PostgreSQL error unwinds as a Rust panic; destructors that run while it does must not call
+//!   PostgreSQL (the resource owner releases pins and locks), so each guard asks
+//!   `std::thread::panicking()` first.
+
+pub mod buffers;
+pub mod interrupts;
+pub mod report;
+pub mod statement;
+pub mod text;

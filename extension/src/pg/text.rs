@@ -1,0 +1,47 @@
+//! Text datums as UTF-8, whatever the database's encoding.
+
+use super::report::Report;
+use pgrx::pg_sys;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use std::borrow::Cow;
+
+/// The bytes of a detoasted `text`, borrowed where the datum is plain, as valid UTF-8.
+///
+/// # Errors
+/// Raises 22021 where the bytes are not UTF-8 and the database's encoding (SQL_ASCII) cannot say
+/// what they are instead.
+pub fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
+    // SAFETY: reads a setting of the connected database.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
+    let ascii = pg_sys::pg_enc::PG_SQL_ASCII as i32;
+    if encoding == utf8 || encoding == ascii || bytes.is_ascii() {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => return Cow::Borrowed(text),
+            Err(error) => Report::new(
+                PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+                "text is not valid UTF-8",
+            )
+            .detail(format!("The first bad byte is at offset {}.", error.valid_up_to()))
+            .hint("Create the database with ENCODING 'UTF8', or convert the text first.")
+            .raise(),
+        }
+    }
+    let Ok(length) = i32::try_from(bytes.len()) else {
+        unreachable!("a datum is at most 1 GB long")
+    };
+    // SAFETY: `bytes` is valid for `length`; PostgreSQL returns either the same pointer or a
+    // NUL-terminated palloc'd copy, which the memory context owns.
+    let converted = unsafe {
+        let out = pg_sys::pg_server_to_any(bytes.as_ptr().cast(), length, utf8);
+        if out.cast_const().cast::<u8>() == bytes.as_ptr() {
+            bytes
+        } else {
+            std::ffi::CStr::from_ptr(out).to_bytes()
+        }
+    };
+    match std::str::from_utf8(converted) {
+        Ok(text) => Cow::Owned(text.to_owned()),
+        Err(_) => unreachable!("PostgreSQL's conversion to UTF-8 yields UTF-8"),
+    }
+}
