@@ -1,0 +1,63 @@
+//! Plain Rust, for CPUs without any of the vector sets and as the tests' reference. Eight lanes in
+//! an array: the compiler turns them into the baseline's vectors where there are some.
+
+use super::{Isa, Kernels};
+
+type V = [f32; LANES];
+const LANES: usize = 8;
+
+pub(super) static BASE: Kernels = kernel_table!(Isa::Scalar, dot_i8);
+
+float_kernels!();
+
+padded_tails!();
+
+fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
+    a.iter().zip(b).map(|(&x, &y)| i32::from(x) * i32::from(y)).fold(0, i32::wrapping_add)
+}
+
+#[inline]
+fn zero() -> V {
+    [0.0; LANES]
+}
+
+#[inline]
+fn splat(v: f32) -> V {
+    [v; LANES]
+}
+
+#[inline]
+fn load(x: &[f32; LANES]) -> V {
+    *x
+}
+
+#[inline]
+fn load_i8(codes: &[i8; LANES]) -> V {
+    codes.map(f32::from)
+}
+
+#[inline]
+fn add(a: V, b: V) -> V {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
+#[inline]
+fn sub(a: V, b: V) -> V {
+    std::array::from_fn(|i| a[i] - b[i])
+}
+
+#[inline]
+fn abs(a: V) -> V {
+    a.map(f32::abs)
+}
+
+/// Rounds twice: `f32::mul_add` is a library call where there is no such instruction.
+#[inline]
+fn fmadd(a: V, b: V, c: V) -> V {
+    std::array::from_fn(|i| a[i] * b[i] + c[i])
+}
+
+#[inline]
+fn sum(a: V) -> f32 {
+    ((a[0] + a[4]) + (a[1] + a[5])) + ((a[2] + a[6]) + (a[3] + a[7]))
+}
