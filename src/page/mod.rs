@@ -5,9 +5,19 @@
 //! file and fault stores are the others. A page's first [`PAGE_HEADER`] bytes belong to the store
 //! (PostgreSQL's `PageHeaderData`); the algorithms see the [`PAGE_CONTENT`] bytes after it.
 //!
+//! A page that was appended by a transaction which never committed reads as zeros. No byte of the
+//! content is a hole: a store that drops unused space (PostgreSQL between `pd_lower` and
+//! `pd_upper`) has to mark all of it as used.
+//!
 //! A transaction is all or nothing, also across a crash. Since it covers four pages at most (the
 //! limit of one generic WAL record), an algorithm that changes more must leave a valid structure
 //! after each commit.
+
+mod fault;
+mod memory;
+
+pub use fault::FaultStore;
+pub use memory::MemoryStore;
 
 use std::ops::Deref;
 
@@ -66,10 +76,63 @@ pub trait PageStore {
     /// Starts a transaction.
     fn begin(&self) -> Result<Self::Txn<'_>, PageError>;
 
+    /// Tells the store that these pages will be pinned soon. A hint: it may do nothing.
+    fn prefetch(&self, _blknos: &[BlockNumber]) {}
+
+    /// A stamp of now for space that was just freed. PostgreSQL: the next full transaction id.
+    fn reuse_stamp(&self) -> u64 {
+        0
+    }
+
+    /// Whether space freed at `stamp` may be filled again: no scan that began before is still
+    /// running. PostgreSQL: no snapshot can need it (`GlobalVisCheckRemovableFullXid`). A scan on a
+    /// standby may still meet reused space, so readers check generations in any case.
+    fn is_reusable(&self, _stamp: u64) -> bool {
+        true
+    }
+
+    /// Takes the lock that every insert holds in shared mode from its first read to its last
+    /// write, and that vacuum takes exclusively for a moment, to wait out the inserts which began
+    /// before it marked nodes dead. Taken with no content lock held; released on drop.
+    /// PostgreSQL: `LockPage` on the metapage. A store with one writer at a time needs none.
+    fn lock_updates(&self, _mode: LockMode) -> Result<UpdateLock<'_>, PageError> {
+        Ok(UpdateLock::none())
+    }
+
     /// Ends the operation with [`PageError::Interrupted`] (or, in PostgreSQL, by raising its own
     /// error) where the user asked for it. Never called with a content lock held.
     fn check_interrupts(&self) -> Result<(), PageError>;
 }
+
+/// How [`PageStore::lock_updates`] is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// By inserts, many at once.
+    Shared,
+    /// By vacuum, alone.
+    Exclusive,
+}
+
+/// The lock of [`PageStore::lock_updates`]; dropping it releases it.
+pub struct UpdateLock<'s> {
+    _held: Option<Box<dyn Held + 's>>,
+}
+
+impl<'s> UpdateLock<'s> {
+    /// A lock that a store with a single writer hands out.
+    pub fn none() -> Self {
+        Self { _held: None }
+    }
+
+    /// A lock that dropping `guard` releases.
+    pub fn held(guard: impl Sized + 's) -> Self {
+        Self { _held: Some(Box::new(guard)) }
+    }
+}
+
+/// Anything that is held until dropped.
+trait Held {}
+impl<T> Held for T {}
 
 /// A pinned page: it stays in memory until dropped, and may change whenever it is not locked.
 pub trait PagePin {
