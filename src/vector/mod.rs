@@ -1,4 +1,4 @@
-//! Dense vectors: metrics, distance kernels and the int8 quantizer.
+//! Dense vectors: metrics, distance kernels, the int8 quantizer and the external forms.
 //!
 //! A vector is a `&[f32]` of 1 to [`MAX_DIMS`] finite numbers; this module stores nothing. The
 //! kernels in [`kernels`] exist once for each instruction set (AVX-512, AVX2, NEON, scalar), and a
@@ -7,13 +7,20 @@
 //! absolute values of the terms, and the integer kernel is exact. They run on slices of any
 //! alignment and any length, including 0, without an allocation.
 //!
+//! [`literal`] and [`binary`] read and write pgvector's text and binary forms as pure functions, so
+//! that the fuzz targets reach them without PostgreSQL.
+//!
 //! [`Metric::distance`] is what a user sees (the square root taken, overflow of single precision
 //! repaired in double); an index that only compares should call the kernels.
 
+pub mod binary;
+mod invalid;
 pub mod kernels;
+pub mod literal;
 mod metric;
 mod quantize;
 
+pub use invalid::{InvalidVector, check, check_dims};
 pub use kernels::Kernels;
 pub use metric::{Metric, UnknownMetric};
 pub use quantize::{I8Params, QuantizedI8, quantize_i8};
