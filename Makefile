@@ -78,6 +78,7 @@ lint: model ## formatting, clippy, import direction, licences
 	@scripts/lint.sh
 
 .PHONY: reliability
+reliability: export DISTILFACE_PG_VERSIONS := 15 16 18
 reliability: tools-test model pg-trees ## the reliability tests at full size (hours)
 	$(call say,reliability tests at full size)
 	@DISTILFACE_FULL=1 cargo nextest run --release --workspace --locked --profile full

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/common.sh"
 report=target/nextest/$1/junit.xml
 [ -f "$report" ] || exit 0
-skipped=$(grep -ohiE '^skip(ped|ping)?\b.*' "$report" | sort | uniq -c || true)
+skipped=$(grep -oiE '(^|>)skip(ped|ping)?\b.*' "$report" | sed 's/^>//' | sort | uniq -c || true)
 if [ -n "$skipped" ]; then say "skipped, and why (times, reason)"; printf '%s\n' "$skipped"
 else say "nothing was skipped"
 fi

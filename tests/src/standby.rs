@@ -1,0 +1,41 @@
+//! Physical standbys: a base backup that streams from its primary.
+
+use std::time::Duration;
+
+use crate::cluster::{Cluster, socket_dir};
+use crate::server::{give_to_postgres, run};
+
+impl Cluster {
+    /// A hot standby of this server, streaming and caught up.
+    pub fn standby(&self) -> Cluster {
+        let dir = socket_dir();
+        give_to_postgres(dir.path());
+        run(self
+            .program("pg_basebackup")
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(dir.path().join("data")));
+        let standby = Cluster::launch(self.server.clone(), self.settings.clone(), dir);
+        standby.wait_for(self);
+        standby
+    }
+
+    /// Waits until this standby has replayed all that its primary has written.
+    pub fn wait_for(&self, primary: &Cluster) {
+        let target = primary.one("SELECT pg_current_wal_flush_lsn()");
+        let mut session = self.session();
+        for _ in 0..12_000 {
+            let replayed = session
+                .one(&format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{target}', false)"));
+            if replayed == "t" {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the standby did not reach {target}");
+    }
+
+    /// Makes this standby a primary that takes writes.
+    pub fn promote(&self) {
+        assert_eq!(self.one("SELECT pg_promote(wait => true)"), "t", "the promotion ended in time");
+    }
+}
