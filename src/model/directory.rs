@@ -1,0 +1,172 @@
+//! A model directory of ours, opened with every check made.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::safetensors::{MAX_HEADER, read_header};
+use super::{
+    MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, SafeTensors, TOKENIZER_FILE, Tensors,
+    WEIGHTS_FILE,
+};
+use crate::text::{TokenizerSpec, compile_vocab};
+
+/// Longest file beside the weights, in bytes.
+const MAX_SIDE_FILE: u64 = 64 << 20;
+
+/// A checked model directory, its weights in memory.
+pub struct ModelDir {
+    manifest: Manifest,
+    tokenizer: TokenizerSpec,
+    weights: SafeTensors,
+}
+
+impl ModelDir {
+    /// Opens a directory that `distilface-train import` or a training run wrote.
+    ///
+    /// The weights are read whole, after their header has been found to agree with the manifest;
+    /// that they are finite is checked as each tensor is asked for.
+    ///
+    /// # Errors
+    /// Whatever is missing, oversized, damaged or not supported, by name.
+    pub fn open(directory: impl AsRef<Path>) -> Result<ModelDir, ModelError> {
+        let directory = directory.as_ref();
+        let manifest = read_file(&directory.join(MANIFEST_FILE), MAX_MANIFEST as u64)?;
+        let manifest = Manifest::from_json(&manifest)?;
+
+        let tokenizer = read_file(&directory.join(TOKENIZER_FILE), MAX_SIDE_FILE)?;
+        check_sha256(&manifest, TOKENIZER_FILE, &tokenizer)?;
+        let tokenizer = TokenizerSpec::from_json(&tokenizer)?;
+        let rows = manifest.encoder.vocab_size;
+        if tokenizer.id_bound() > rows {
+            return Err(ModelError::Config {
+                field: "vocab_size",
+                expected: format!("a row for each of {} token ids", tokenizer.id_bound()),
+                got: rows.to_string(),
+            });
+        }
+        if tokenizer.lowercase != manifest.lowercase {
+            return Err(ModelError::Manifest {
+                field: "lowercase",
+                expected: format!("{}, as the tokenizer does", tokenizer.lowercase),
+                got: manifest.lowercase.to_string(),
+            });
+        }
+
+        let weights = read_weights(&directory.join(WEIGHTS_FILE), &manifest.encoder.tensors())?;
+        check_sha256(&manifest, WEIGHTS_FILE, &weights)?;
+        let weights = SafeTensors::from_bytes(weights)?;
+
+        for file in manifest.files.keys() {
+            if file != WEIGHTS_FILE && file != TOKENIZER_FILE {
+                check_sha256(&manifest, file, &read_file(&directory.join(file), MAX_SIDE_FILE)?)?;
+            }
+        }
+        Ok(ModelDir { manifest, tokenizer, weights })
+    }
+
+    /// The model's description.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The tokenizer, not compiled.
+    pub fn tokenizer(&self) -> &TokenizerSpec {
+        &self.tokenizer
+    }
+
+    /// The compiled vocabulary: the packed form's `VOCA` section.
+    ///
+    /// # Errors
+    /// [`ModelError::Text`]
+    pub fn vocab_blob(&self) -> Result<Vec<u8>, ModelError> {
+        Ok(compile_vocab(&self.tokenizer)?)
+    }
+}
+
+impl Tensors for ModelDir {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
+        self.weights.tensor(name, shape)
+    }
+}
+
+/// Reads a file of at most `limit` bytes.
+pub(super) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
+    let (mut file, len) = open_file(path, limit)?;
+    let mut bytes = Vec::with_capacity(len as usize);
+    // One byte more than it had, to see that it did not grow.
+    file.by_ref().take(len + 1).read_to_end(&mut bytes).map_err(|e| io(path, e))?;
+    if bytes.len() as u64 != len {
+        return Err(io(path, std::io::Error::other("the file changed while it was read")));
+    }
+    Ok(bytes)
+}
+
+/// Reads a weights file once its header shows every tensor of `tensors` in its shape and not much
+/// beside them.
+pub(super) fn read_weights(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+) -> Result<Vec<u8>, ModelError> {
+    let expected: u64 = tensors.iter().map(|(_, s)| s.iter().product::<usize>() as u64).sum();
+    // Room for tensors that are not used (poolers, position ids): as much again, in the largest
+    // type.
+    let limit = 8 + MAX_HEADER as u64 + 16 * expected;
+    let (mut file, len) = open_file(path, limit)?;
+    let mut head = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut head).map_err(|e| io(path, e))?;
+    let header_len = head.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
+    let header_len = header_len.min(MAX_HEADER as u64).min(len);
+    file.by_ref().take(header_len).read_to_end(&mut head).map_err(|e| io(path, e))?;
+    let header = read_header(&head, len)?;
+    for (name, expected) in tensors {
+        let missing = || ModelError::MissingTensor(name.clone());
+        let (_, got, _) = header.get(name).ok_or_else(missing)?;
+        if got != expected {
+            let (expected, got) = (expected.clone(), got.clone());
+            return Err(ModelError::Shape { name: name.clone(), expected, got });
+        }
+    }
+    head.reserve_exact((len - head.len() as u64) as usize);
+    let rest = len - head.len() as u64 + 1;
+    file.by_ref().take(rest).read_to_end(&mut head).map_err(|e| io(path, e))?;
+    if head.len() as u64 != len {
+        return Err(io(path, std::io::Error::other("the file changed while it was read")));
+    }
+    Ok(head)
+}
+
+/// Opens a regular file and gives its length, at most `limit`.
+fn open_file(path: &Path, limit: u64) -> Result<(File, u64), ModelError> {
+    // Asked before it is opened, because opening a pipe can wait for ever.
+    let kind = std::fs::metadata(path).map_err(|e| io(path, e))?;
+    if !kind.is_file() {
+        return Err(io(path, std::io::Error::other("not a regular file")));
+    }
+    let file = File::open(path).map_err(|e| io(path, e))?;
+    let len = file.metadata().map_err(|e| io(path, e))?.len();
+    if len > limit {
+        let message = format!("expected at most {limit} bytes, got {len}");
+        return Err(io(path, std::io::Error::other(message)));
+    }
+    Ok((file, len))
+}
+
+fn check_sha256(manifest: &Manifest, file: &str, bytes: &[u8]) -> Result<(), ModelError> {
+    let got = super::hex(&Sha256::digest(bytes));
+    match manifest.files.get(file) {
+        Some(expected) if *expected == got => Ok(()),
+        expected => Err(ModelError::Checksum {
+            file: file.to_owned(),
+            expected: expected.cloned().unwrap_or_default(),
+            got,
+        }),
+    }
+}
+
+pub(super) fn io(path: &Path, source: std::io::Error) -> ModelError {
+    ModelError::Io { path: path.display().to_string(), source }
+}
