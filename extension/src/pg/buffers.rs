@@ -10,8 +10,8 @@
 
 use super::interrupts;
 use distilface_core::page::{
-    BlockNumber, MAX_TXN_PAGES, PAGE_CONTENT, PAGE_HEADER, PAGE_SIZE, PageError, PagePin,
-    PageStore, PageTxn,
+    BlockNumber, LockMode, MAX_TXN_PAGES, PAGE_CONTENT, PAGE_HEADER, PAGE_SIZE, PageError, PagePin,
+    PageStore, PageTxn, UpdateLock,
 };
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -25,6 +25,9 @@ const _: () = assert!(MAX_TXN_PAGES == pg_sys::MAX_GENERIC_XLOG_PAGES as usize);
 /// `P_NEW`: asks `ReadBuffer` to extend the relation.
 const NEW_PAGE: BlockNumber = pg_sys::InvalidBlockNumber;
 
+/// The page whose number [`PageStore::lock_updates`] locks.
+const METAPAGE: BlockNumber = 0;
+
 /// `InvalidSubTransactionId`.
 const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
 
@@ -37,12 +40,23 @@ pub enum Logging {
     Deferred,
 }
 
+/// Whether an operation yields to the rest of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as it goes.
+    Full,
+    /// Sleeps as `vacuum_cost_delay` says.
+    Vacuum,
+}
+
 /// An index relation's pages in PostgreSQL's buffer pool. Borrows an open relation: the caller
 /// keeps it open and locked for as long as this lives.
 pub struct SharedBuffers {
     relation: pg_sys::Relation,
     fork: pg_sys::ForkNumber::Type,
     logging: Logging,
+    pace: Pace,
+    strategy: pg_sys::BufferAccessStrategy,
     page_count: Cell<BlockNumber>,
 }
 
@@ -52,7 +66,14 @@ impl SharedBuffers {
     /// # Safety
     /// `relation` is a valid open relation and stays so while the value lives.
     pub unsafe fn new(relation: pg_sys::Relation, logging: Logging) -> Self {
-        Self { relation, fork: pg_sys::ForkNumber::MAIN_FORKNUM, logging, page_count: Cell::new(0) }
+        Self {
+            relation,
+            fork: pg_sys::ForkNumber::MAIN_FORKNUM,
+            logging,
+            pace: Pace::Full,
+            strategy: std::ptr::null_mut(),
+            page_count: Cell::new(0),
+        }
     }
 
     /// The init fork of an unlogged index, which a crash restores the main fork from.
@@ -64,8 +85,24 @@ impl SharedBuffers {
             relation,
             fork: pg_sys::ForkNumber::INIT_FORKNUM,
             logging: Logging::Deferred,
+            pace: Pace::Full,
+            strategy: std::ptr::null_mut(),
             page_count: Cell::new(0),
         }
+    }
+
+    /// The main fork of an open index, for vacuum: reads through its ring of buffers and yields as
+    /// `vacuum_cost_delay` says.
+    ///
+    /// # Safety
+    /// As for [`SharedBuffers::new`]; `strategy` is null or lives as long.
+    pub unsafe fn for_vacuum(
+        relation: pg_sys::Relation,
+        strategy: pg_sys::BufferAccessStrategy,
+    ) -> Self {
+        // SAFETY: the caller's promise.
+        let store = unsafe { Self::new(relation, Logging::Generic) };
+        Self { pace: Pace::Vacuum, strategy, ..store }
     }
 
     /// Writes every page of a [`Logging::Deferred`] index to WAL, where it needs one.
@@ -89,7 +126,7 @@ impl SharedBuffers {
                 self.fork,
                 blkno,
                 pg_sys::ReadBufferMode::RBM_NORMAL,
-                std::ptr::null_mut(),
+                self.strategy,
             )
         }
     }
@@ -154,9 +191,72 @@ impl PageStore for SharedBuffers {
         Ok(BufferTxn { store: self, state, pages: [const { None }; MAX_TXN_PAGES] })
     }
 
+    fn prefetch(&self, blknos: &[BlockNumber]) {
+        for &blkno in blknos.iter().filter(|&&blkno| blkno < self.page_count.get()) {
+            // SAFETY: the relation is open and the page exists.
+            unsafe { pg_sys::PrefetchBuffer(self.relation, self.fork, blkno) };
+        }
+    }
+
+    fn reuse_stamp(&self) -> u64 {
+        // SAFETY: reads shared memory under PostgreSQL's own lock.
+        unsafe { pg_sys::ReadNextFullTransactionId() }.value
+    }
+
+    fn is_reusable(&self, stamp: u64) -> bool {
+        let xid = pg_sys::FullTransactionId { value: stamp };
+        // SAFETY: without a relation PostgreSQL answers for the most careful horizon.
+        unsafe { pg_sys::GlobalVisCheckRemovableFullXid(std::ptr::null_mut(), xid) }
+    }
+
+    fn lock_updates(&self, mode: LockMode) -> Result<UpdateLock<'_>, PageError> {
+        if self.logging == Logging::Deferred {
+            return Ok(UpdateLock::none());
+        }
+        let lockmode = match mode {
+            LockMode::Shared => pg_sys::ShareLock,
+            LockMode::Exclusive => pg_sys::ExclusiveLock,
+        };
+        let relation = self.relation;
+        // SAFETY: the relation is open; the lock manager raises an error on a deadlock or cancel.
+        unsafe { pg_sys::LockPage(relation, METAPAGE, lockmode as pg_sys::LOCKMODE) };
+        Ok(UpdateLock::held(HeldPageLock { relation, lockmode: lockmode as pg_sys::LOCKMODE }))
+    }
+
     fn check_interrupts(&self) -> Result<(), PageError> {
         interrupts::check();
+        if self.pace == Pace::Vacuum {
+            // SAFETY: called between pages with no content lock held, as vacuum code must.
+            unsafe { vacuum_delay_point() };
+        }
         Ok(())
+    }
+}
+
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+unsafe fn vacuum_delay_point() {
+    // SAFETY: the caller holds no content lock.
+    unsafe { pg_sys::vacuum_delay_point() }
+}
+
+#[cfg(feature = "pg18")]
+unsafe fn vacuum_delay_point() {
+    // SAFETY: the caller holds no content lock.
+    unsafe { pg_sys::vacuum_delay_point(false) }
+}
+
+/// A heavyweight lock on the metapage's number.
+struct HeldPageLock {
+    relation: pg_sys::Relation,
+    lockmode: pg_sys::LOCKMODE,
+}
+
+impl Drop for HeldPageLock {
+    fn drop(&mut self) {
+        if !panicking() {
+            // SAFETY: taken by `lock_updates`; the store that borrowed the relation outlives this.
+            unsafe { pg_sys::UnlockPage(self.relation, METAPAGE, self.lockmode) };
+        }
     }
 }
 

@@ -7,8 +7,10 @@
 //!   PostgreSQL (the resource owner releases pins and locks), so each guard asks
 //!   `std::thread::panicking()` first.
 
+pub mod array;
 pub mod buffers;
 pub mod interrupts;
 pub mod report;
 pub mod statement;
 pub mod text;
+pub mod vector;
