@@ -7,10 +7,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::safetensors::{MAX_HEADER, read_header};
+use super::safetensors::{Header, MAX_HEADER, read_header};
 use super::{
-    MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, SafeTensors, TOKENIZER_FILE, Tensors,
-    WEIGHTS_FILE,
+    Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, SafeTensors, TOKENIZER_FILE,
+    Tensors, WEIGHTS_FILE,
 };
 use crate::text::{TokenizerSpec, compile_vocab};
 
@@ -56,7 +56,14 @@ impl ModelDir {
             });
         }
 
-        let weights = read_weights(&directory.join(WEIGHTS_FILE), &manifest.encoder.tensors())?;
+        let path = directory.join(WEIGHTS_FILE);
+        let weights = read_weights(&path, &manifest.encoder, &|header| {
+            manifest
+                .encoder
+                .tensors()
+                .iter()
+                .try_for_each(|(name, shape)| check_shape(header, name, shape))
+        })?;
         check_sha256(&manifest, WEIGHTS_FILE, &weights)?;
         let weights = SafeTensors::from_bytes(weights)?;
 
@@ -105,16 +112,16 @@ pub(super) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> 
     Ok(bytes)
 }
 
-/// Reads a weights file once its header shows every tensor of `tensors` in its shape and not much
-/// beside them.
+/// Reads a weights file once `check` has found its header right.
 pub(super) fn read_weights(
     path: &Path,
-    tensors: &[(String, Vec<usize>)],
+    config: &Config,
+    check: &dyn Fn(&Header) -> Result<(), ModelError>,
 ) -> Result<Vec<u8>, ModelError> {
-    let expected: u64 = tensors.iter().map(|(_, s)| s.iter().product::<usize>() as u64).sum();
-    // Room for tensors that are not used (poolers, position ids): as much again, in the largest
-    // type.
-    let limit = 8 + MAX_HEADER as u64 + 16 * expected;
+    let expected = config.parameters() as u64;
+    // Room for f32 weights and as much again for tensors that are not used: a pooler, the output
+    // layer of a language model, position ids.
+    let limit = 8 + (MAX_HEADER as u64) + (1 << 20) + 8 * expected;
     let (mut file, len) = open_file(path, limit)?;
     let mut head = Vec::new();
     file.by_ref().take(8).read_to_end(&mut head).map_err(|e| io(path, e))?;
@@ -122,14 +129,7 @@ pub(super) fn read_weights(
     let header_len = header_len.min(MAX_HEADER as u64).min(len);
     file.by_ref().take(header_len).read_to_end(&mut head).map_err(|e| io(path, e))?;
     let header = read_header(&head, len)?;
-    for (name, expected) in tensors {
-        let missing = || ModelError::MissingTensor(name.clone());
-        let (_, got, _) = header.get(name).ok_or_else(missing)?;
-        if got != expected {
-            let (expected, got) = (expected.clone(), got.clone());
-            return Err(ModelError::Shape { name: name.clone(), expected, got });
-        }
-    }
+    check(&header)?;
     head.reserve_exact((len - head.len() as u64) as usize);
     let rest = len - head.len() as u64 + 1;
     file.by_ref().take(rest).read_to_end(&mut head).map_err(|e| io(path, e))?;
@@ -137,6 +137,22 @@ pub(super) fn read_weights(
         return Err(io(path, std::io::Error::other("the file changed while it was read")));
     }
     Ok(head)
+}
+
+/// Checks that a tensor is there, in that shape.
+pub(super) fn check_shape(
+    header: &Header,
+    name: &str,
+    expected: &[usize],
+) -> Result<(), ModelError> {
+    match header.get(name) {
+        Some((_, got, _)) if got == expected => Ok(()),
+        Some((_, got, _)) => {
+            let (expected, got) = (expected.to_vec(), got.clone());
+            Err(ModelError::Shape { name: name.to_owned(), expected, got })
+        }
+        None => Err(ModelError::MissingTensor(name.to_owned())),
+    }
 }
 
 /// Opens a regular file and gives its length, at most `limit`.

@@ -20,17 +20,21 @@ use serde::{Deserialize, Serialize};
 use crate::text::TextError;
 
 mod directory;
+mod export;
+mod import;
 mod manifest;
 mod packed;
 mod safetensors;
 
 pub use directory::ModelDir;
+pub use export::{NewModel, write_directory};
+pub use import::{ImportOptions, import};
 pub use manifest::{
     MANIFEST_FILE, MANIFEST_FORMAT, MAX_MANIFEST, Manifest, Precision, Prompts, TOKENIZER_FILE,
     WEIGHTS_FILE, check_name,
 };
 pub use packed::{MANIFEST, Packed, PackedWriter, SECTION_ALIGN, Tag, VOCABULARY, WEIGHTS};
-pub use safetensors::{DType, SafeTensors, TensorView, write_safetensors};
+pub use safetensors::{DType, NamedTensor, SafeTensors, TensorView, write_safetensors};
 
 /// Sizes of a DistilBERT encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,7 +57,7 @@ pub struct Config {
 }
 
 /// Most weights that a model may have: BERT-large has 335 million.
-pub const MAX_PARAMETERS: usize = 1 << 30;
+pub const MAX_PARAMETERS: usize = 1 << 29;
 
 impl Config {
     /// Checks that the sizes are possible and not beyond what this crate serves.

@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde::Deserialize;
 
@@ -59,6 +60,9 @@ struct Entry {
     data_offsets: [u64; 2],
 }
 
+/// Type, shape and place, counted from the file's start, of every tensor.
+pub(super) type Header = BTreeMap<String, (DType, Vec<usize>, Range<usize>)>;
+
 /// A tensor in the file.
 #[derive(Debug, Clone)]
 pub struct TensorView<'d> {
@@ -73,7 +77,7 @@ pub struct TensorView<'d> {
 /// A safetensors file in memory.
 pub struct SafeTensors {
     bytes: Vec<u8>,
-    tensors: BTreeMap<String, (DType, Vec<usize>, std::ops::Range<usize>)>,
+    tensors: Header,
 }
 
 impl SafeTensors {
@@ -136,11 +140,7 @@ impl Tensors for SafeTensors {
 ///
 /// # Errors
 /// [`ModelError::SafeTensors`]
-#[allow(clippy::type_complexity, reason = "one use, in the type above")]
-pub(super) fn read_header(
-    head: &[u8],
-    file_len: u64,
-) -> Result<BTreeMap<String, (DType, Vec<usize>, std::ops::Range<usize>)>, ModelError> {
+pub(super) fn read_header(head: &[u8], file_len: u64) -> Result<Header, ModelError> {
     let wrong = |expected, got: String| ModelError::SafeTensors { expected, got };
     let Some(len) = head.first_chunk().map(|len| u64::from_le_bytes(*len)) else {
         return Err(wrong("a header length of 8 bytes", format!("{} bytes", head.len())));
@@ -158,7 +158,7 @@ pub(super) fn read_header(
     }
     let mut by_place: Vec<(&String, &Entry)> = entries.iter().collect();
     by_place.sort_by_key(|(_, entry)| entry.data_offsets);
-    let mut tensors = BTreeMap::new();
+    let mut tensors = Header::new();
     let mut end = 0u64;
     for (name, entry) in by_place {
         let [from, to] = entry.data_offsets;
@@ -207,18 +207,27 @@ fn parse_entries(json: &[u8]) -> Result<BTreeMap<String, Entry>, ModelError> {
     }
 }
 
+/// A tensor to be written.
+#[derive(Debug, Clone)]
+pub struct NamedTensor<'d> {
+    /// Its name in the file.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Values in row-major order.
+    pub values: Cow<'d, [f32]>,
+}
+
 /// Writes f32 tensors as a safetensors file.
 ///
 /// # Errors
 /// [`ModelError::Shape`] where values and shape disagree.
-pub fn write_safetensors(
-    tensors: &[(String, Vec<usize>, Cow<'_, [f32]>)],
-) -> Result<Vec<u8>, ModelError> {
+pub fn write_safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>, ModelError> {
     let mut header = serde_json::Map::new();
     // transformers refuses a file that does not say which framework's layout it has.
     header.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
     let mut end = 0;
-    for (name, shape, values) in tensors {
+    for NamedTensor { name, shape, values } in tensors {
         if shape.iter().product::<usize>() != values.len() {
             let (expected, got) = (shape.clone(), vec![values.len()]);
             return Err(ModelError::Shape { name: name.clone(), expected, got });
@@ -234,7 +243,7 @@ pub fn write_safetensors(
     let mut bytes = Vec::with_capacity(8 + json.len() + end);
     bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&json);
-    for (_, _, values) in tensors {
+    for NamedTensor { values, .. } in tensors {
         bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
     Ok(bytes)
