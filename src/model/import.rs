@@ -183,6 +183,7 @@ fn read_pooling(path: &Path) -> Result<(Pooling, bool), ModelError> {
     if let Some(mode) = config.get("pooling_mode").and_then(Value::as_str) {
         modes.push(mode);
     }
+    modes.sort_unstable();
     let pooling = match modes.as_slice() {
         ["cls_token" | "cls"] => Pooling::Cls,
         ["mean_tokens" | "mean"] => Pooling::Mean,
