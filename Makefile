@@ -96,6 +96,10 @@ fuzz: model ## every fuzz target for FUZZ_SECONDS (60) each
 bench-encoder: model ## tokens/s of the encoder on one core
 	@cargo bench --locked -p distilface-core --bench encoder
 
+.PHONY: bench-tokenizer
+bench-tokenizer: model ## the tokenizer beside Hugging Face's, on one core
+	@cargo bench --locked -p distilface-core --bench tokenizer
+
 .PHONY: bench-index
 bench-index: model ## recall and queries/s of HNSW against an exact scan, in memory
 	@cargo bench --locked -p distilface-core --bench index
