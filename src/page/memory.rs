@@ -87,7 +87,8 @@ impl PageStore for MemoryStore {
     }
 
     fn reuse_stamp(&self) -> u64 {
-        self.clock.fetch_add(1, Ordering::SeqCst)
+        // From 1: an algorithm may take 0 for space that never held anything.
+        self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     fn is_reusable(&self, _stamp: u64) -> bool {

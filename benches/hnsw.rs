@@ -1,0 +1,144 @@
+//! The index in memory: build time, and recall against time and page accesses per query.
+//!
+//! `cargo bench -p distilface-core --bench hnsw -- DIR [NAME]` reads `DIR/NAME.f32` (rows of 384
+//! little-endian floats) and `DIR/1k_queries.f32`; without DIR it makes clustered random vectors.
+//! Rows are reranked as PostgreSQL's executor does it: a row waits until the scan's bound has passed
+//! its exact distance.
+
+use distilface_core::hnsw::*;
+use distilface_core::page::MemoryStore;
+use distilface_core::vector::Metric;
+use rand::prelude::*;
+use std::time::Instant;
+
+const DIMS: usize = 384;
+const K: usize = 10;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let (rows, queries) = match args.first() {
+        Some(dir) => {
+            let name = args.get(1).map_or("100k", String::as_str);
+            (read(&format!("{dir}/{name}.f32")), read(&format!("{dir}/1k_queries.f32")))
+        }
+        None => (clustered(20_000, 1), clustered(200, 2)),
+    };
+    let threads = std::env::var("THREADS").map_or(1, |t| t.parse().expect("a number"));
+    let metric: Metric =
+        std::env::var("METRIC").map_or(Metric::Cosine, |m| m.parse().expect("a metric"));
+    let params = HnswParams::parse(DIMS, metric, DEFAULT_M.into(), DEFAULT_EF_CONSTRUCTION.into())
+        .expect("valid parameters");
+    let rows: Vec<&[f32]> = rows.chunks(DIMS).collect();
+    let queries: Vec<&[f32]> = queries.chunks(DIMS).collect();
+    let truth: Vec<Vec<u32>> = queries.iter().map(|q| exact(metric, &rows, q)).collect();
+
+    let store = MemoryStore::new();
+    let started = Instant::now();
+    let mut builder = Builder::new(params, BuildOptions { threads, ..BuildOptions::default() });
+    for (i, row) in rows.iter().enumerate() {
+        let tid = HeapTid { block: i as u32, offset: 1 };
+        assert_eq!(builder.add(row, tid).expect("fits"), Added::Kept);
+    }
+    println!("add {:.2} s", started.elapsed().as_secs_f64());
+    let mut phases = Phases { last: None, started: Instant::now() };
+    let stats = builder.finish(&store, &mut phases).expect("builds");
+    println!("build {:.2} s, {threads} threads, {stats:?}", started.elapsed().as_secs_f64());
+
+    println!("ef    recall@10  us/query  pages  nodes  rows");
+    for ef_search in [10, 20, 30, 40, 50, 60, 80, 120, 160] {
+        let options = ScanOptions { ef_search, ..ScanOptions::default() };
+        let mut best = f64::MAX;
+        let (mut found, mut pages, mut nodes, mut fetched) = (0, 0, 0, 0);
+        for round in 0..3 {
+            let started = Instant::now();
+            for (query, truth) in queries.iter().zip(&truth) {
+                let mut scan = Scan::open(&store, query, options).expect("opens");
+                let mut queue: Vec<(f64, u32)> = Vec::new();
+                let mut output: Vec<u32> = Vec::new();
+                while let Some(hit) = scan.next().expect("scans") {
+                    while output.len() < K
+                        && let Some(&(distance, id)) = queue.last()
+                        && distance <= f64::from(hit.lower_bound)
+                    {
+                        output.push(id);
+                        queue.pop();
+                    }
+                    if output.len() == K {
+                        break;
+                    }
+                    let id = hit.heap_tid.block;
+                    let distance = metric.distance(query, rows[id as usize]);
+                    assert!(distance >= f64::from(hit.lower_bound), "bound");
+                    let at = queue.partition_point(|other| other.0 > distance);
+                    queue.insert(at, (distance, id));
+                }
+                if round == 0 {
+                    found += output.iter().filter(|id| truth.contains(id)).count();
+                    let stats = scan.stats();
+                    pages += stats.pages;
+                    nodes += stats.visited_nodes;
+                    fetched += stats.rows;
+                }
+            }
+            best = best.min(started.elapsed().as_secs_f64());
+        }
+        let n = queries.len() as f64;
+        println!(
+            "{ef_search:<5} {:.4}     {:>7.1}  {:>6.1}  {:>6.1}  {:>5.1}",
+            found as f64 / n / K as f64,
+            best / n * 1e6,
+            pages as f64 / n,
+            nodes as f64 / n,
+            fetched as f64 / n
+        );
+    }
+}
+
+struct Phases {
+    last: Option<BuildPhase>,
+    started: Instant,
+}
+
+impl Progress for Phases {
+    fn report(&mut self, phase: BuildPhase, _done: u64, _total: u64) {
+        if self.last != Some(phase) {
+            println!("{:?} at {:.2} s", phase, self.started.elapsed().as_secs_f64());
+            self.last = Some(phase);
+        }
+    }
+}
+
+fn read(path: &str) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
+}
+
+fn exact(metric: Metric, rows: &[&[f32]], query: &[f32]) -> Vec<u32> {
+    let mut all: Vec<(f64, u32)> =
+        rows.iter().enumerate().map(|(i, row)| (metric.distance(query, row), i as u32)).collect();
+    all.select_nth_unstable_by(K, |a, b| a.0.total_cmp(&b.0));
+    all[..K].iter().map(|&(_, id)| id).collect()
+}
+
+/// Points around random centers, with variances that fall off as those of sentence vectors do.
+fn clustered(count: usize, seed: u64) -> Vec<f32> {
+    let mut centers = StdRng::seed_from_u64(0);
+    let centers: Vec<Vec<f32>> = (0..500).map(|_| point(&mut centers)).collect();
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..count)
+        .flat_map(|_| {
+            let center = &centers[rng.random_range(0..centers.len())];
+            let noise = point(&mut rng);
+            center.iter().zip(noise).map(|(c, n)| c + 0.8 * n).collect::<Vec<f32>>()
+        })
+        .collect()
+}
+
+fn point(rng: &mut StdRng) -> Vec<f32> {
+    (0..DIMS)
+        .map(|i| {
+            let gaussian: f32 = (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
+            gaussian / (1.0 + i as f32 / 20.0)
+        })
+        .collect()
+}

@@ -1,0 +1,426 @@
+//! Bulk build: codes and graph in memory, linked by many threads, then written page by page.
+//!
+//! [`Builder::add`] quantizes and keeps a row; [`Builder::finish`] links all of them
+//! (see `graph.rs`), places them (`order.rs`) and writes pages in that order. The calling thread alone
+//! touches the store and the progress callbacks; workers only compute. The metapage that makes the
+//! pages part of the index is written last, so a build that fails leaves an empty index.
+//!
+//! Rows whose codes are equal share a node.
+
+use super::HnswError;
+use super::code::Code;
+use super::graph::{Graph, Scratch, draw_level, mix};
+use super::layout::{Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut};
+use super::order::{SlotUse, place_nodes};
+use super::params::HnswParams;
+use crate::page::{MAX_TXN_PAGES, PageError, PageStore, PageTxn};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How often the calling thread looks up while workers link.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How a build runs.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildOptions {
+    /// Threads that link nodes. With 1 the calling thread does it, and the result is the same each
+    /// time; with more it differs a little from run to run.
+    pub threads: usize,
+    /// Bytes that the build may hold; `maintenance_work_mem` in PostgreSQL.
+    pub memory_limit: usize,
+    /// Seed of the node levels.
+    pub seed: u64,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, memory_limit: usize::MAX, seed: 0 }
+    }
+}
+
+/// What became of an added row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Added {
+    /// It is part of the build.
+    Kept,
+    /// It is not: the memory limit is reached. Call [`Builder::finish`], then [`super::insert`] this
+    /// row and those after it.
+    MemoryFull,
+}
+
+/// What a build is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildPhase {
+    /// Linking nodes in memory; counted in nodes.
+    Linking,
+    /// Choosing pages for nodes; not counted.
+    Placing,
+    /// Writing pages; counted in pages.
+    Writing,
+}
+
+/// Callbacks of [`Builder::finish`], all on the calling thread.
+pub trait Progress {
+    /// `done` of `total` of the phase is behind us.
+    fn report(&mut self, phase: BuildPhase, done: u64, total: u64) {
+        let _ = (phase, done, total);
+    }
+
+    /// Called right before worker threads start: a PostgreSQL backend blocks all signals here, so
+    /// that the workers inherit the mask.
+    fn before_spawn(&mut self) {}
+
+    /// Called right after they started.
+    fn after_spawn(&mut self) {}
+}
+
+/// Reports nothing.
+impl Progress for () {}
+
+/// What a build made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BuildStats {
+    /// Nodes; rows with equal codes share one.
+    pub nodes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Pages, the metapage included.
+    pub pages: u64,
+}
+
+/// Gathers rows for a bulk build.
+pub struct Builder {
+    params: HnswParams,
+    options: BuildOptions,
+    graph: Graph,
+    tids: Vec<HeapTid>,
+    /// Heap TIDs of rows that joined an earlier row's node.
+    more_tids: HashMap<u32, Vec<HeapTid>>,
+    /// The first node with a code's hash.
+    by_hash: HashMap<u64, u32>,
+    rows: u64,
+    bytes: usize,
+}
+
+impl Builder {
+    /// A build with no rows yet.
+    pub fn new(params: HnswParams, options: BuildOptions) -> Self {
+        Self {
+            params,
+            options,
+            graph: Graph::new(params),
+            tids: Vec::new(),
+            more_tids: HashMap::new(),
+            by_hash: HashMap::new(),
+            rows: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Adds a row. `vector` holds finite numbers; for [`crate::vector::Metric::Cosine`] it is not
+    /// all zeros (such rows have no direction and stay out of the index, as in pgvector).
+    ///
+    /// # Errors
+    /// [`HnswError::Dims`] where the length is not the index's.
+    pub fn add(&mut self, vector: &[f32], tid: HeapTid) -> Result<Added, HnswError> {
+        super::check_dims(&self.params, vector)?;
+        // A vector that doubles holds old and new at once: half of the limit is for the growth.
+        let node_bytes = Graph::bytes_per_node(&self.params) + size_of::<HeapTid>() + 24;
+        let scratch = self.options.threads.max(1) * self.graph.len() * 2;
+        if self.bytes + node_bytes + scratch > self.options.memory_limit && self.rows > 0 {
+            return Ok(Added::MemoryFull);
+        }
+        let code = Code::new(self.params.metric(), vector);
+        self.rows += 1;
+        let hash = hash_code(&code);
+        if let Some(&node) = self.by_hash.get(&hash) {
+            let same = self.graph.code(node);
+            if same.scale.to_bits() == code.scale.to_bits() && same.codes == &*code.codes {
+                self.graph.widen_error(node, code.error);
+                self.more_tids.entry(node).or_default().push(tid);
+                self.bytes += size_of::<HeapTid>() * 2;
+                return Ok(Added::Kept);
+            }
+        }
+        let number = self.graph.len() as u64;
+        let level = draw_level(self.options.seed, number, self.params.m())
+            .min(Layout::new(&self.params).max_level());
+        let node = self.graph.push(&code, level);
+        self.by_hash.entry(hash).or_insert(node);
+        self.tids.push(tid);
+        self.bytes += node_bytes;
+        Ok(Added::Kept)
+    }
+
+    /// Rows added so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Links the rows and writes the index to `store`, which has no pages yet.
+    ///
+    /// # Errors
+    /// [`HnswError::NotEmpty`] where it has some; what the store or an interrupt raises.
+    pub fn finish<S: PageStore>(
+        self,
+        store: &S,
+        progress: &mut dyn Progress,
+    ) -> Result<BuildStats, HnswError> {
+        create_empty_with_seed(store, self.params, self.options.seed)?;
+        self.link(store, progress)?;
+        progress.report(BuildPhase::Placing, 0, 0);
+        let layout = Layout::new(&self.params);
+        let slots = place_nodes(&self.graph, &layout, &mut || store.check_interrupts())?;
+        let pages = self.write(store, &layout, slots, progress)?;
+        Ok(BuildStats { nodes: self.graph.len() as u64, rows: self.rows, pages })
+    }
+
+    fn link<S: PageStore>(&self, store: &S, progress: &mut dyn Progress) -> Result<(), PageError> {
+        let total = self.graph.len();
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        let link_all = || {
+            let mut scratch = Scratch::default();
+            while !stop.load(Ordering::Relaxed) {
+                let node = next.fetch_add(1, Ordering::Relaxed);
+                if node >= total {
+                    return;
+                }
+                self.graph.insert(node as u32, &mut scratch);
+            }
+        };
+        if self.options.threads <= 1 {
+            let mut scratch = Scratch::default();
+            for node in 0..total {
+                if node % 128 == 0 {
+                    progress.report(BuildPhase::Linking, node as u64, total as u64);
+                    store.check_interrupts()?;
+                }
+                self.graph.insert(node as u32, &mut scratch);
+            }
+            return Ok(());
+        }
+        std::thread::scope(|scope| {
+            // Also when a callback unwinds: the scope waits for its threads.
+            let stop_workers = StopOnDrop(&stop);
+            progress.before_spawn();
+            let workers: Vec<_> =
+                (0..self.options.threads).map(|_| scope.spawn(link_all)).collect();
+            progress.after_spawn();
+            while !workers.iter().all(|worker| worker.is_finished()) {
+                let done = next.load(Ordering::Relaxed).min(total);
+                progress.report(BuildPhase::Linking, done as u64, total as u64);
+                store.check_interrupts()?;
+                std::thread::sleep(POLL);
+            }
+            drop(stop_workers);
+            Ok(())
+        })
+    }
+
+    fn write<S: PageStore>(
+        &self,
+        store: &S,
+        layout: &Layout,
+        slots: Vec<SlotUse>,
+        progress: &mut dyn Progress,
+    ) -> Result<u64, HnswError> {
+        let plan = Plan::new(self, layout, slots)?;
+        let page_slots: Vec<&[PlannedSlot]> = plan.slots.chunks(layout.slots_per_page()).collect();
+        let total = page_slots.len() as u64;
+        let mut written = 0;
+        let mut tail = NIL;
+        for group in page_slots.chunks(MAX_TXN_PAGES) {
+            store.check_interrupts()?;
+            progress.report(BuildPhase::Writing, written, total);
+            let mut txn = store.begin()?;
+            for slots in group {
+                let blkno = txn.extend()?;
+                written += 1;
+                debug_assert_eq!(u64::from(blkno), written, "the store had no pages");
+                self.fill_page(
+                    layout,
+                    &plan,
+                    slots,
+                    PageMut::format(layout, blkno, txn.page(blkno)?),
+                )?;
+                tail = blkno;
+            }
+            txn.commit()?;
+        }
+        progress.report(BuildPhase::Writing, total, total);
+        let mut meta = Meta::new(self.params, self.options.seed);
+        meta.entry = self.graph.entry().map(|(node, level)| Entry {
+            id: plan.node_ids[node as usize],
+            generation: 0,
+            level,
+        });
+        meta.tail = tail;
+        meta.page_end = written as u32 + 1;
+        meta.nodes = self.graph.len() as u32;
+        let mut txn = store.begin()?;
+        meta.write(txn.page(METAPAGE)?);
+        txn.commit()?;
+        Ok(written + 1)
+    }
+
+    fn fill_page(
+        &self,
+        layout: &Layout,
+        plan: &Plan,
+        slots: &[PlannedSlot],
+        mut page: PageMut<'_>,
+    ) -> Result<(), PageError> {
+        let attrs = vec![0; self.params.attr_len()];
+        let links_of = |node, level| -> Vec<Link> {
+            let to_link = |other: u32| Link { id: plan.node_ids[other as usize], generation: 0 };
+            self.graph.links(node, level).map(to_link).collect()
+        };
+        for (at, slot) in slots.iter().enumerate() {
+            let mut out = page.slot(at)?;
+            match *slot {
+                PlannedSlot::Placed(SlotUse::Empty) => {}
+                PlannedSlot::Placed(SlotUse::Node(node)) => {
+                    let code = self.graph.code(node);
+                    out.init_node(&NodeInit {
+                        level: self.graph.level(node),
+                        tid: self.tids[node as usize],
+                        upper: plan.upper_id(node, 0),
+                        posting: plan.posting_ids.get(&node).copied().unwrap_or(NIL),
+                        scale: code.scale,
+                        norm: code.norm,
+                        error: self.graph.error(node),
+                        codes: code.codes,
+                        attrs: &attrs,
+                    });
+                    out.set_links(&links_of(node, 0));
+                }
+                PlannedSlot::Placed(SlotUse::Upper { node, part }) => {
+                    let per_slot = layout.levels_per_slot();
+                    let first = usize::from(part) * per_slot + 1;
+                    let last = (first + per_slot - 1).min(self.graph.level(node).into());
+                    let count = last + 1 - first;
+                    let (first, count) = (first as u8, count as u8);
+                    let owner = plan.node_ids[node as usize];
+                    out.init_upper(owner, plan.upper_id(node, part + 1), first, count);
+                    for level in first..first + count {
+                        out.set_upper_links(level, &links_of(node, level));
+                    }
+                }
+                PlannedSlot::Posting { node, part, next } => {
+                    let per_slot = layout.tids_per_slot();
+                    let tids = self.more_tids.get(&node).map_or(&[][..], |tids| tids);
+                    let start = part * per_slot;
+                    let end = (start + per_slot).min(tids.len());
+                    out.init_posting(plan.node_ids[node as usize], next);
+                    out.set_tids(&tids[start..end]);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes an index without rows in a store without pages.
+///
+/// # Errors
+/// [`HnswError::NotEmpty`] where it has some; what the store raises.
+pub fn create_empty<S: PageStore>(store: &S, params: HnswParams) -> Result<(), HnswError> {
+    create_empty_with_seed(store, params, 0)
+}
+
+fn create_empty_with_seed<S: PageStore>(
+    store: &S,
+    params: HnswParams,
+    seed: u64,
+) -> Result<(), HnswError> {
+    let page_count = store.page_count()?;
+    if page_count != 0 {
+        return Err(HnswError::NotEmpty { page_count });
+    }
+    let mut txn = store.begin()?;
+    let blkno = txn.extend()?;
+    Meta::new(params, seed).write(txn.page(blkno)?);
+    txn.commit()?;
+    Ok(())
+}
+
+/// Tells workers to stop when the thread that waits for them leaves.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A slot with everything known that its bytes need.
+#[derive(Clone, Copy)]
+enum PlannedSlot {
+    Placed(SlotUse),
+    Posting { node: u32, part: usize, next: u32 },
+}
+
+/// Where every node, upper slot and posting slot goes.
+struct Plan {
+    slots: Vec<PlannedSlot>,
+    node_ids: Vec<u32>,
+    upper_ids: HashMap<(u32, u8), u32>,
+    posting_ids: HashMap<u32, u32>,
+}
+
+impl Plan {
+    fn new(builder: &Builder, layout: &Layout, placed: Vec<SlotUse>) -> Result<Self, HnswError> {
+        let mut node_ids = vec![NIL; builder.graph.len()];
+        let mut upper_ids = HashMap::new();
+        for (position, slot) in placed.iter().enumerate() {
+            let id = slot_id(layout, position)?;
+            match *slot {
+                SlotUse::Empty => {}
+                SlotUse::Node(node) => node_ids[node as usize] = id,
+                SlotUse::Upper { node, part } => {
+                    upper_ids.insert((node, part), id);
+                }
+            }
+        }
+        let mut slots: Vec<PlannedSlot> = placed.into_iter().map(PlannedSlot::Placed).collect();
+        let mut posting_ids = HashMap::new();
+        let mut shared: Vec<_> = builder.more_tids.iter().collect();
+        shared.sort_unstable_by_key(|(node, _)| node_ids[**node as usize]);
+        for (&node, tids) in shared {
+            posting_ids.insert(node, slot_id(layout, slots.len())?);
+            let parts = tids.len().div_ceil(layout.tids_per_slot());
+            for part in 0..parts {
+                let last = part + 1 == parts;
+                let next = if last { NIL } else { slot_id(layout, slots.len() + 1)? };
+                slots.push(PlannedSlot::Posting { node, part, next });
+            }
+        }
+        Ok(Self { slots, node_ids, upper_ids, posting_ids })
+    }
+
+    fn upper_id(&self, node: u32, part: u8) -> u32 {
+        self.upper_ids.get(&(node, part)).copied().unwrap_or(NIL)
+    }
+}
+
+fn slot_id(layout: &Layout, position: usize) -> Result<u32, HnswError> {
+    let blkno = position / layout.slots_per_page() + 1;
+    u32::try_from(blkno)
+        .ok()
+        .and_then(|blkno| layout.id(blkno, position % layout.slots_per_page()))
+        .ok_or(HnswError::Full)
+}
+
+fn hash_code(code: &Code) -> u64 {
+    let start = mix(code.scale.to_bits().into());
+    let bytes: &[u8] = bytemuck::cast_slice(&code.codes);
+    bytes.chunks(8).fold(start, |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        mix(hash ^ u64::from_le_bytes(word))
+    })
+}

@@ -1,0 +1,255 @@
+//! int8 codes of vectors, distances between them, and lower bounds of the true distance.
+//!
+//! A vector x is kept as x̂ = s·c with integer codes c in −127 … 127 and a scale s, plus ‖x̂‖ and a
+//! bound e ≥ ‖x − x̂‖ (the sum of |xᵢ − x̂ᵢ| for [`Metric::L1`]). For [`Metric::Cosine`] x is scaled to
+//! length 1 first. A search ranks by the distance d̂ between the query q (not quantized) and x̂; what
+//! it hands out is a bound that no exact distance falls below:
+//!
+//! - L2: ‖q − x‖ ≥ ‖q − x̂‖ − e, the triangle inequality; L1 likewise.
+//! - Inner product and cosine: s is refitted so that x − x̂ is orthogonal to x̂. Then
+//!   ⟨q, x⟩ = ⟨q, x̂⟩ + ⟨q⊥, x − x̂⟩ with q⊥ the part of q orthogonal to x̂, and by Cauchy–Schwarz
+//!   −⟨q, x⟩ ≥ −⟨q, x̂⟩ − ‖q⊥‖ e.
+//!
+//! [`SLACK`] covers the rounding of the kernels on both sides, here and in the operator that the
+//! exact distance comes from.
+
+use super::layout::SlotView;
+use crate::vector::{Kernels, Metric, quantize_i8};
+
+/// Relative rounding that a bound leaves room for: thrice what a kernel may be off by, since an
+/// exact cosine distance has three kernels' results in it, and the estimate one more.
+const SLACK: f32 = 6e-5;
+
+/// A quantized vector.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Code {
+    pub(crate) codes: Box<[i8]>,
+    pub(crate) scale: f32,
+    pub(crate) norm: f32,
+    pub(crate) error: f32,
+}
+
+impl Code {
+    /// Quantizes a vector of finite numbers for `metric`.
+    pub(crate) fn new(metric: Metric, vector: &[f32]) -> Self {
+        let mut codes = vec![0; vector.len()].into_boxed_slice();
+        let normalized;
+        let x = match metric {
+            Metric::Cosine => {
+                normalized = normalize(vector);
+                &normalized[..]
+            }
+            _ => vector,
+        };
+        let quantized = quantize_i8(x, &mut codes);
+        let squares = Kernels::get().dot_i8(&codes, &codes);
+        let (scale, error) = match metric {
+            Metric::L1 => (quantized.scale, quantized.l1_error),
+            _ if squares == 0 => (quantized.scale, quantized.l2_error),
+            _ => refit(x, &codes, squares),
+        };
+        let norm = (f64::from(scale) * f64::from(squares).sqrt()) as f32;
+        Self { codes, scale, norm, error }
+    }
+
+    pub(crate) fn as_ref(&self) -> CodeRef<'_> {
+        CodeRef { codes: &self.codes, scale: self.scale, norm: self.norm }
+    }
+
+    /// Whether two rows can share a node: the codes stand for one and the same vector.
+    pub(crate) fn same_point(&self, slot: &SlotView<'_>) -> bool {
+        self.scale.to_bits() == slot.scale().to_bits() && *self.codes == *slot.codes()
+    }
+}
+
+/// Length 1, in double precision: the squares of single-precision numbers may overflow.
+fn normalize(vector: &[f32]) -> Vec<f32> {
+    let norm = crate::vector::norm(vector);
+    let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
+    vector.iter().map(|&v| (f64::from(v) * inverse) as f32).collect()
+}
+
+/// The scale that makes x − s·c orthogonal to c, and the length of that difference, rounded up.
+fn refit(x: &[f32], codes: &[i8], squares: i32) -> (f32, f32) {
+    let mut dot = [0f64; 8];
+    for (xs, cs) in x.chunks(8).zip(codes.chunks(8)) {
+        for ((sum, &v), &c) in dot.iter_mut().zip(xs).zip(cs) {
+            *sum += f64::from(v) * f64::from(c);
+        }
+    }
+    let scale = (dot.iter().sum::<f64>() / f64::from(squares)) as f32;
+    let mut squared = [0f64; 8];
+    for (xs, cs) in x.chunks(8).zip(codes.chunks(8)) {
+        for ((sum, &v), &c) in squared.iter_mut().zip(xs).zip(cs) {
+            let difference = f64::from(v) - f64::from(scale) * f64::from(c);
+            *sum += difference * difference;
+        }
+    }
+    let error = squared.iter().sum::<f64>().sqrt();
+    (scale, if error == 0.0 { 0.0 } else { ((error * (1.0 + 1e-9)) as f32).next_up() })
+}
+
+/// A quantized vector that lies elsewhere.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeRef<'a> {
+    pub(crate) codes: &'a [i8],
+    pub(crate) scale: f32,
+    pub(crate) norm: f32,
+}
+
+impl<'a> CodeRef<'a> {
+    pub(crate) fn of_slot(slot: &SlotView<'a>) -> Self {
+        Self { codes: slot.codes(), scale: slot.scale(), norm: slot.norm() }
+    }
+}
+
+/// Distances for one metric, to compare by: squared for L2, never NaN.
+#[derive(Clone, Copy)]
+pub(crate) struct Scorer {
+    metric: Metric,
+    kernels: &'static Kernels,
+}
+
+impl Scorer {
+    pub(crate) fn new(metric: Metric) -> Self {
+        Self { metric, kernels: Kernels::get() }
+    }
+
+    /// Between two codes.
+    #[inline]
+    pub(crate) fn distance(&self, a: CodeRef<'_>, b: CodeRef<'_>) -> f32 {
+        let distance = match self.metric {
+            Metric::L1 => self.kernels.l1_scaled_i8(a.codes, a.scale, b.codes, b.scale),
+            metric => {
+                let product = a.scale * b.scale * self.kernels.dot_i8(a.codes, b.codes) as f32;
+                match metric {
+                    Metric::L2 => a.norm * a.norm + b.norm * b.norm - 2.0 * product,
+                    Metric::Cosine => 1.0 - product,
+                    _ => -product,
+                }
+            }
+        };
+        finite(distance)
+    }
+}
+
+/// A comparison needs a number: overflow, and whatever a damaged page holds, counts as far away.
+#[inline]
+fn finite(distance: f32) -> f32 {
+    if distance.is_finite() { distance } else { f32::MAX }
+}
+
+/// A query, ready to be compared with many slots.
+pub(crate) struct Query {
+    scorer: Scorer,
+    vector: Box<[f32]>,
+    norm: f32,
+}
+
+/// A slot's distance from the query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Score {
+    /// To rank by; squared for L2.
+    pub(crate) distance: f32,
+    /// No more than the exact distance as the metric's operator gives it.
+    pub(crate) lower_bound: f32,
+}
+
+impl Query {
+    /// `vector` holds finite numbers.
+    pub(crate) fn new(metric: Metric, vector: &[f32]) -> Self {
+        let vector = match metric {
+            Metric::Cosine => normalize(vector),
+            _ => vector.to_vec(),
+        };
+        let norm = (crate::vector::norm(&vector) as f32).next_up();
+        Self { scorer: Scorer::new(metric), vector: vector.into(), norm }
+    }
+
+    #[inline]
+    pub(crate) fn score(&self, slot: &SlotView<'_>) -> Score {
+        self.score_code(slot.codes(), slot.scale(), slot.norm(), slot.error())
+    }
+
+    #[inline]
+    pub(crate) fn score_code(&self, codes: &[i8], scale: f32, norm: f32, error: f32) -> Score {
+        let kernels = self.scorer.kernels;
+        let (distance, lower_bound) = match self.scorer.metric {
+            Metric::L2 => {
+                let squared = kernels.l2_squared_f32_i8(&self.vector, codes, scale);
+                (squared, (squared.sqrt() * (1.0 - SLACK) - error * (1.0 + SLACK)).max(0.0))
+            }
+            Metric::L1 => {
+                let sum = kernels.l1_f32_i8(&self.vector, codes, scale);
+                (sum, (sum * (1.0 - SLACK) - error * (1.0 + SLACK)).max(0.0))
+            }
+            metric => {
+                let product = scale * kernels.dot_f32_i8(&self.vector, codes);
+                let along = if norm > 0.0 { product / norm } else { 0.0 };
+                let across_squared = self.norm * self.norm * (1.0 + SLACK) - along * along;
+                let across = across_squared.max(0.0).sqrt();
+                let margin = across * error * (1.0 + SLACK) + SLACK * self.norm * (norm + error);
+                match metric {
+                    Metric::Cosine => (1.0 - product, (1.0 - product - margin).max(0.0)),
+                    _ => (-product, -product - margin),
+                }
+            }
+        };
+        // Where single precision overflowed there is no bound but the metric's own.
+        let no_bound = match self.scorer.metric {
+            Metric::InnerProduct => f32::NEG_INFINITY,
+            _ => 0.0,
+        };
+        let bounded = distance.is_finite() && lower_bound.is_finite();
+        Score {
+            distance: finite(distance),
+            lower_bound: if bounded { lower_bound } else { no_bound },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn score(metric: Metric, query: &[f32], x: &[f32]) -> Score {
+        let code = Code::new(metric, x);
+        Query::new(metric, query).score_code(&code.codes, code.scale, code.norm, code.error)
+    }
+
+    proptest! {
+        /// The executor raises an error where an exact distance is below what the index gave.
+        #[test]
+        fn bounds_hold_for_every_metric(
+            pairs in prop::collection::vec((-1f32..1.0, -1f32..1.0), 1..500),
+            scale in -12i32..12,
+            nearness in 0f32..1.0,
+        ) {
+            let factor = 10f32.powi(scale);
+            let q: Vec<f32> = pairs.iter().map(|p| p.0 * factor).collect();
+            let x: Vec<f32> =
+                pairs.iter().map(|p| (p.1 * nearness + p.0 * (1.0 - nearness)) * factor).collect();
+            for metric in Metric::ALL {
+                let exact = metric.distance(&q, &x);
+                let bound = f64::from(score(metric, &q, &x).lower_bound);
+                prop_assert!(exact.is_nan() || bound <= exact, "{metric}: {bound} > {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_hold_for_equal_vectors_and_at_the_ends_of_single_precision() {
+        for size in [1e-44f32, 1e-30, 1e-12, 1.0, 1e15, 1e30, 3e38] {
+            let x = [size, -size / 3.0, size / 7.0, 0.0];
+            let y = [-size, size / 2.0, 0.0, size / 5.0];
+            for metric in Metric::ALL {
+                for other in [&x, &y] {
+                    let bound = f64::from(score(metric, &x, other).lower_bound);
+                    let exact = metric.distance(&x, other);
+                    assert!(exact.is_nan() || bound <= exact, "{metric} {size}: {bound} > {exact}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The graph in memory while an index is built: codes, links and locks in flat arrays.
+//!
+//! Malkov & Yashunin 2018, Algorithm 1, by many threads at once. Link arrays are atomics: a search
+//! reads a list without a lock and may see it half replaced, each entry being a node in any case;
+//! a list is changed under its node's lock only, where it is read again first, so that no update
+//! is lost. A thread holds one node lock at a time. With one thread, the graph depends on nothing
+//! but the vectors, their order and the seed.
+
+use super::code::{Code, CodeRef, Scorer};
+use super::layout::{MAX_LEVEL, NIL};
+use super::params::HnswParams;
+use super::select::select_neighbors;
+use parking_lot::{Mutex, RwLock};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Nodes and their links.
+pub(crate) struct Graph {
+    params: HnswParams,
+    scorer: Scorer,
+    nodes: Vec<NodeMeta>,
+    codes: Vec<i8>,
+    /// 2m links per node, then [`NIL`]s.
+    base: Vec<AtomicU32>,
+    /// m links per level above 0, for the nodes that have some.
+    upper: Vec<AtomicU32>,
+    locks: Vec<Mutex<()>>,
+    entry: RwLock<Option<(u32, u8)>>,
+    promotion: Mutex<()>,
+}
+
+struct NodeMeta {
+    scale: f32,
+    norm: f32,
+    error: f32,
+    level: u8,
+    /// Where the node's upper links start.
+    upper_at: u32,
+}
+
+impl Graph {
+    pub(crate) fn new(params: HnswParams) -> Self {
+        Self {
+            params,
+            scorer: Scorer::new(params.metric()),
+            nodes: Vec::new(),
+            codes: Vec::new(),
+            base: Vec::new(),
+            upper: Vec::new(),
+            locks: Vec::new(),
+            entry: RwLock::new(None),
+            promotion: Mutex::new(()),
+        }
+    }
+
+    /// Bytes that one more node takes, all arrays together, with room for their doubling.
+    pub(crate) fn bytes_per_node(params: &HnswParams) -> usize {
+        let links = 2 * params.m() * 4 + params.m() * 4 / 8;
+        params.dims() + links + size_of::<NodeMeta>() + size_of::<Mutex<()>>()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Adds a node without links.
+    pub(crate) fn push(&mut self, code: &Code, level: u8) -> u32 {
+        let id = self.nodes.len() as u32;
+        let upper_at = self.upper.len() as u32;
+        let NodeMetaOf { scale, norm, error } = NodeMetaOf::from(code);
+        self.nodes.push(NodeMeta { scale, norm, error, level, upper_at });
+        self.codes.extend_from_slice(&code.codes);
+        let nil = || AtomicU32::new(NIL);
+        self.base.extend(std::iter::repeat_with(nil).take(2 * self.params.m()));
+        self.upper.extend(std::iter::repeat_with(nil).take(usize::from(level) * self.params.m()));
+        self.locks.push(Mutex::new(()));
+        id
+    }
+
+    pub(crate) fn level(&self, node: u32) -> u8 {
+        self.nodes[node as usize].level
+    }
+
+    pub(crate) fn error(&self, node: u32) -> f32 {
+        self.nodes[node as usize].error
+    }
+
+    /// Widens the error bound of a node that another row's vector joins.
+    pub(crate) fn widen_error(&mut self, node: u32, error: f32) {
+        let widest = &mut self.nodes[node as usize].error;
+        *widest = widest.max(error);
+    }
+
+    pub(crate) fn entry(&self) -> Option<(u32, u8)> {
+        *self.entry.read()
+    }
+
+    #[inline]
+    pub(crate) fn code(&self, node: u32) -> CodeRef<'_> {
+        let (at, dims) = (node as usize, self.params.dims());
+        let meta = &self.nodes[at];
+        let codes = &self.codes[at * dims..(at + 1) * dims];
+        CodeRef { codes, scale: meta.scale, norm: meta.norm }
+    }
+
+    #[inline]
+    fn link_slots(&self, node: u32, level: u8) -> &[AtomicU32] {
+        let m = self.params.m();
+        if level == 0 {
+            let start = node as usize * 2 * m;
+            &self.base[start..start + 2 * m]
+        } else {
+            let start = self.nodes[node as usize].upper_at as usize + usize::from(level - 1) * m;
+            &self.upper[start..start + m]
+        }
+    }
+
+    /// A node's neighbors on `level`, which it has.
+    #[inline]
+    pub(crate) fn links(&self, node: u32, level: u8) -> impl Iterator<Item = u32> + '_ {
+        self.link_slots(node, level).iter().map(|link| link.load(Relaxed)).take_while(|&l| l != NIL)
+    }
+
+    fn set_links(&self, node: u32, level: u8, links: &[u32]) {
+        let slots = self.link_slots(node, level);
+        for (i, slot) in slots.iter().enumerate() {
+            slot.store(links.get(i).copied().unwrap_or(NIL), Relaxed);
+        }
+    }
+
+    #[inline]
+    fn distance(&self, a: u32, b: u32) -> f32 {
+        self.scorer.distance(self.code(a), self.code(b))
+    }
+
+    /// Links the node in: Algorithm 1.
+    pub(crate) fn insert(&self, node: u32, scratch: &mut Scratch) {
+        let level = self.level(node);
+        let mut entry = self.entry();
+        let mut promotion = None;
+        if entry.is_none_or(|(_, top)| level > top) {
+            // The new top level has one node at a time, as in hnswlib: the next finds it linked.
+            promotion = Some(self.promotion.lock());
+            entry = self.entry();
+        }
+        let Some((mut nearest, top)) = entry else {
+            *self.entry.write() = Some((node, level));
+            return;
+        };
+        scratch.visited.grow(self.len());
+        for l in (level.min(top) + 1..=top).rev() {
+            self.search_level(node, &[nearest], 1, l, scratch);
+            nearest = scratch.found[0].1;
+        }
+        let mut starts = vec![nearest];
+        for l in (0..=level.min(top)).rev() {
+            self.search_level(node, &starts, self.params.ef_construction(), l, scratch);
+            starts.clear();
+            starts.extend(scratch.found.iter().map(|&(_, id)| id));
+            let max = self.params.max_links(l);
+            let Scratch { found, picked, .. } = scratch;
+            found.retain(|&(_, id)| id != node);
+            select_neighbors(found, max, picked, |a, b| self.distance(a, b));
+            {
+                // Others may have linked to this node on its upper levels already: keep theirs.
+                let _own = self.locks[node as usize].lock();
+                for other in self.links(node, l) {
+                    if picked.len() < max && !picked.contains(&other) {
+                        picked.push(other);
+                    }
+                }
+                self.set_links(node, l, picked);
+            }
+            for &other in &scratch.picked {
+                self.link_back(other, node, l, &mut scratch.candidates, &mut scratch.kept);
+            }
+        }
+        if level > top && promotion.is_some() {
+            *self.entry.write() = Some((node, level));
+        }
+    }
+
+    /// Adds `node` to the links of `base`, pruned by the heuristic where they are full.
+    fn link_back(
+        &self,
+        base: u32,
+        node: u32,
+        level: u8,
+        candidates: &mut Vec<(f32, u32)>,
+        kept: &mut Vec<u32>,
+    ) {
+        let _locked = self.locks[base as usize].lock();
+        let max = self.params.max_links(level);
+        kept.clear();
+        kept.extend(self.links(base, level));
+        if kept.contains(&node) {
+            return;
+        }
+        if kept.len() < max {
+            self.link_slots(base, level)[kept.len()].store(node, Relaxed);
+            return;
+        }
+        kept.push(node);
+        candidates.clear();
+        candidates.extend(kept.iter().map(|&id| (self.distance(base, id), id)));
+        candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        select_neighbors(candidates, max, kept, |a, b| self.distance(a, b));
+        self.set_links(base, level, kept);
+    }
+
+    /// The `ef` nodes nearest to `node` that a best-first search from `starts` meets, nearest
+    /// first, in `scratch.found`: Algorithm 2.
+    fn search_level(&self, node: u32, starts: &[u32], ef: usize, level: u8, scratch: &mut Scratch) {
+        let Scratch { visited, queue, best, found, .. } = scratch;
+        visited.clear();
+        queue.clear();
+        best.clear();
+        let query = self.code(node);
+        for &start in starts {
+            if visited.insert(start) {
+                let key = order_key(self.scorer.distance(query, self.code(start)), start);
+                queue.push(Reverse(key));
+                best.push(key);
+            }
+        }
+        while best.len() > ef {
+            best.pop();
+        }
+        while let Some(Reverse(key)) = queue.pop() {
+            let worst = best.peek().copied().unwrap_or(u64::MAX);
+            if key > worst && best.len() >= ef {
+                break;
+            }
+            for other in self.links(key as u32, level) {
+                if !visited.insert(other) {
+                    continue;
+                }
+                let key = order_key(self.scorer.distance(query, self.code(other)), other);
+                if best.len() < ef {
+                    best.push(key);
+                    queue.push(Reverse(key));
+                } else if let Some(mut worst) = best.peek_mut()
+                    && key < *worst
+                {
+                    *worst = key;
+                    queue.push(Reverse(key));
+                }
+            }
+        }
+        found.clear();
+        found.extend(best.drain().map(|key| (key_distance(key), key as u32)));
+        found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    }
+}
+
+struct NodeMetaOf {
+    scale: f32,
+    norm: f32,
+    error: f32,
+}
+
+impl From<&Code> for NodeMetaOf {
+    fn from(code: &Code) -> Self {
+        Self { scale: code.scale, norm: code.norm, error: code.error }
+    }
+}
+
+/// What a thread needs to insert, kept from node to node.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    visited: Visited,
+    queue: BinaryHeap<Reverse<u64>>,
+    best: BinaryHeap<u64>,
+    found: Vec<(f32, u32)>,
+    picked: Vec<u32>,
+    kept: Vec<u32>,
+    candidates: Vec<(f32, u32)>,
+}
+
+/// A set of nodes that is emptied in constant time.
+#[derive(Default)]
+struct Visited {
+    epochs: Vec<u16>,
+    epoch: u16,
+}
+
+impl Visited {
+    fn grow(&mut self, nodes: usize) {
+        if self.epochs.len() < nodes {
+            self.epochs.resize(nodes, 0);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.epoch == 0 {
+            self.epochs.fill(0);
+            self.epoch = 1;
+        }
+    }
+
+    #[inline]
+    fn insert(&mut self, node: u32) -> bool {
+        std::mem::replace(&mut self.epochs[node as usize], self.epoch) != self.epoch
+    }
+}
+
+/// Distance and id in one number that orders by distance, then id.
+#[inline]
+fn order_key(distance: f32, id: u32) -> u64 {
+    let bits = distance.to_bits();
+    // Negative numbers order backwards by their bits; flip them all, and the others' sign.
+    let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
+    u64::from(ordered) << 32 | u64::from(id)
+}
+
+fn key_distance(key: u64) -> f32 {
+    let ordered = (key >> 32) as u32;
+    let mask = if ordered >> 31 == 1 { 0x8000_0000 } else { u32::MAX };
+    f32::from_bits(ordered ^ mask)
+}
+
+/// A node's level: geometric with ratio 1/m, from the seed and a number of its own.
+pub(crate) fn draw_level(seed: u64, number: u64, m: usize) -> u8 {
+    let uniform = (mix(seed ^ mix(number)) >> 11) as f64 / (1u64 << 53) as f64;
+    let level = -(1.0 - uniform).ln() / (m as f64).ln();
+    // 1 − uniform is in (0, 1], so the logarithm is finite.
+    (level as u64).min(MAX_LEVEL.into()) as u8
+}
+
+/// The finalizer of splitmix64 (Steele, Lea & Flood 2014).
+pub(crate) fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_order_as_distances_do() {
+        let distances = [-3e38, -1.0, -1e-40, 0.0, 1e-40, 0.5, 2.0, f32::MAX];
+        for pair in distances.windows(2) {
+            assert!(order_key(pair[0], 9) < order_key(pair[1], 3));
+            assert_eq!(key_distance(order_key(pair[0], 7)), pair[0]);
+        }
+    }
+
+    #[test]
+    fn levels_thin_out_by_m() {
+        let levels: Vec<u8> = (0..160_000).map(|i| draw_level(7, i, 16)).collect();
+        let at_least = |level| levels.iter().filter(|&&l| l >= level).count();
+        assert!((9_000..11_000).contains(&at_least(1)), "{}", at_least(1));
+        assert!((500..750).contains(&at_least(2)), "{}", at_least(2));
+    }
+}

@@ -1,0 +1,541 @@
+//! Insert of one row: Malkov & Yashunin 2018, Algorithm 1, on pages.
+//!
+//! Order of writes, each a transaction that leaves a valid graph behind:
+//! 1. the node, with its links, in free slots (one transaction; nothing leads to it yet),
+//! 2. a link back from each neighbor, one page at a time,
+//! 3. where its level is the highest, the metapage's entry point.
+//!
+//! A crash between them leaves a node that fewer links lead to than should; the sweep of a scan
+//! finds it. The update lock is held shared throughout, see [`crate::page::PageStore::lock_updates`].
+//!
+//! A list of links is decided on from a copy and written only where it still reads as the copy did,
+//! under the page's exclusive lock; otherwise it is decided anew. So no update is lost, and no page
+//! is locked while another is read.
+
+use super::HnswError;
+use super::code::{Code, CodeRef, Query, Scorer};
+use super::graph::{draw_level, mix};
+use super::layout::{
+    Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, PageView, SlotState,
+    SlotView,
+};
+use super::search::{Discarded, Found, Reader, Search, read_meta};
+use super::select::select_neighbors;
+use super::space::{Allocation, allocate};
+use crate::page::{LockMode, PageStore, PageTxn};
+
+/// The nearest nodes whose codes are compared with the new one's.
+const TWINS_TRIED: usize = 4;
+/// Times that a list of links is decided on before it is left as others made it.
+const MAX_TRIES: usize = 64;
+
+/// How a row got into the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// As a node of its own.
+    Node,
+    /// At the node of a row with an equal code.
+    Shared,
+}
+
+/// Adds a row. `vector` holds finite numbers; for [`crate::vector::Metric::Cosine`] it is not all
+/// zeros (such rows have no direction and stay out of the index, as in pgvector).
+///
+/// # Errors
+/// [`HnswError::Dims`] where the length is not the index's; [`HnswError::Full`]; what the store
+/// raises. After an error the index is valid; the row is in it or not.
+pub fn insert<S: PageStore>(
+    store: &S,
+    vector: &[f32],
+    tid: HeapTid,
+) -> Result<Inserted, HnswError> {
+    let _updating = store.lock_updates(LockMode::Shared)?;
+    loop {
+        let meta = read_meta(store)?;
+        super::check_dims(&meta.params, vector)?;
+        let layout = Layout::new(&meta.params);
+        let number = mix(u64::from(tid.block) << 16 | u64::from(tid.offset));
+        let level = draw_level(meta.seed, number, meta.params.m()).min(layout.max_level());
+        let code = Code::new(meta.params.metric(), vector);
+        let mut insertion = Insertion {
+            scorer: Scorer::new(meta.params.metric()),
+            query: Query::new(meta.params.metric(), vector),
+            links: Links::new(store, layout, &meta),
+            meta,
+            code,
+            level,
+            tid,
+        };
+        if let Some(inserted) = insertion.run()? {
+            return Ok(inserted);
+        }
+    }
+}
+
+struct Insertion<'s, S: PageStore> {
+    meta: Meta,
+    scorer: Scorer,
+    query: Query,
+    code: Code,
+    level: u8,
+    tid: HeapTid,
+    links: Links<'s, S>,
+}
+
+impl<S: PageStore> Insertion<'_, S> {
+    /// `None` where the first node of an empty index came from someone else meanwhile.
+    fn run(&mut self) -> Result<Option<Inserted>, HnswError> {
+        let Some(entry) = self.meta.entry else { return self.insert_first() };
+        let neighbors = self.search(entry)?;
+        let Some(neighbors) = neighbors else { return Ok(Some(Inserted::Shared)) };
+        let node = self.write_node(&neighbors)?;
+        for (level, links) in neighbors.iter().enumerate().rev() {
+            for &base in links {
+                self.links.link_back(base, node, &self.code, level as u8)?;
+            }
+        }
+        self.promote(node)?;
+        Ok(Some(Inserted::Node))
+    }
+
+    fn insert_first(&mut self) -> Result<Option<Inserted>, HnswError> {
+        let node = self.write_node(&vec![Vec::new(); usize::from(self.level) + 1])?;
+        let store = self.links.reader.store;
+        let mut txn = store.begin()?;
+        let mut meta = Meta::read(txn.page(METAPAGE)?)?;
+        if meta.entry.is_none() {
+            meta.entry =
+                Some(Entry { id: node.id, generation: node.generation, level: self.level });
+            meta.write(txn.page(METAPAGE)?);
+            txn.commit()?;
+            return Ok(Some(Inserted::Node));
+        }
+        drop(txn);
+        // Someone else was first: take the node back, which nothing leads to, and link it properly.
+        self.links.free_unlinked(node)?;
+        Ok(None)
+    }
+
+    /// The neighbors on each level from 0 up, or `None` where the row joined an equal one's node.
+    fn search(&mut self, entry: Entry) -> Result<Option<Vec<Vec<Link>>>, HnswError> {
+        let params = self.meta.params;
+        let mut neighbors = vec![Vec::new(); usize::from(self.level) + 1];
+        let top = self.level.min(entry.level);
+        let mut search = Search::new(Discarded::Forget);
+        search.descend(&mut self.links.reader, &self.query, entry, top)?;
+        for level in (0..=top).rev() {
+            let ef = params.ef_construction();
+            search.run(&mut self.links.reader, &self.query, level, ef)?;
+            let nearest_first: Vec<Found> = search.window().iter().rev().copied().collect();
+            if level == 0 {
+                for found in nearest_first.iter().take(TWINS_TRIED) {
+                    if self.links.share_node(found.node, &self.code, self.tid)? {
+                        return Ok(None);
+                    }
+                }
+            }
+            let mut candidates = Candidates::default();
+            for found in &nearest_first {
+                candidates.add(&mut self.links.reader, found.node, |_, _| found.distance)?;
+            }
+            neighbors[usize::from(level)] =
+                candidates.select(&self.scorer, params.max_links(level));
+            if level > 0 {
+                search.restart(&mut self.links.reader, params.ef_construction());
+            }
+        }
+        Ok(Some(neighbors))
+    }
+
+    /// Writes the node and its upper slots, with their links.
+    fn write_node(&mut self, neighbors: &[Vec<Link>]) -> Result<Link, HnswError> {
+        let layout = self.links.reader.layout;
+        let per_slot = layout.levels_per_slot();
+        let upper_slots = usize::from(self.level).div_ceil(per_slot);
+        let Allocation { mut txn, slots } =
+            allocate(self.links.reader.store, &layout, 1 + upper_slots, &[])?;
+        let node = Link { id: slots[0].0, generation: slots[0].1 };
+        let upper_id = |part: usize| slots.get(part + 1).map_or(NIL, |slot| slot.0);
+        let attrs = vec![0; self.meta.params.attr_len()];
+        for (i, &(id, _)) in slots.iter().enumerate() {
+            let blkno = layout.block_of(id);
+            let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
+            let mut slot = page.slot(layout.slot_of(id))?;
+            if i == 0 {
+                slot.init_node(&NodeInit {
+                    level: self.level,
+                    tid: self.tid,
+                    upper: upper_id(0),
+                    posting: NIL,
+                    scale: self.code.scale,
+                    norm: self.code.norm,
+                    error: self.code.error,
+                    codes: &self.code.codes,
+                    attrs: &attrs,
+                });
+                slot.set_links(&neighbors[0]);
+            } else {
+                let first = (i - 1) * per_slot + 1;
+                let last = (first + per_slot - 1).min(self.level.into());
+                slot.init_upper(node.id, upper_id(i), first as u8, (last + 1 - first) as u8);
+                for (level, links) in neighbors.iter().enumerate().take(last + 1).skip(first) {
+                    slot.set_upper_links(level as u8, links);
+                }
+            }
+        }
+        txn.commit()?;
+        Ok(node)
+    }
+
+    /// Makes the node the entry point where no other has as high a level by now.
+    fn promote(&mut self, node: Link) -> Result<(), HnswError> {
+        if self.meta.entry.is_some_and(|entry| entry.level >= self.level) {
+            return Ok(());
+        }
+        let mut txn = self.links.reader.store.begin()?;
+        let mut meta = Meta::read(txn.page(METAPAGE)?)?;
+        if meta.entry.is_none_or(|entry| entry.level < self.level) {
+            meta.entry =
+                Some(Entry { id: node.id, generation: node.generation, level: self.level });
+            meta.write(txn.page(METAPAGE)?);
+            txn.commit()?;
+        }
+        Ok(())
+    }
+}
+
+/// Nodes to choose links from, with copies of their codes.
+#[derive(Default)]
+pub(crate) struct Candidates {
+    nodes: Vec<(f32, u32)>,
+    links: Vec<Link>,
+    codes: Vec<i8>,
+    scales: Vec<(f32, f32)>,
+}
+
+impl Candidates {
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        self.links.iter().any(|link| link.id == id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Copies the node's code, if it is still that node and alive; `distance` gives its distance to
+    /// the base.
+    pub(crate) fn add<S: PageStore>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        node: Link,
+        distance: impl FnOnce(&SlotView<'_>, CodeRef<'_>) -> f32,
+    ) -> Result<bool, HnswError> {
+        let Self { nodes, links, codes, scales } = self;
+        Ok(reader.slot(node.id, |slot| {
+            if slot.state() != SlotState::Live || slot.generation() != node.generation {
+                return false;
+            }
+            let code = CodeRef::of_slot(slot);
+            nodes.push((distance(slot, code), links.len() as u32));
+            links.push(node);
+            codes.extend_from_slice(code.codes);
+            scales.push((code.scale, code.norm));
+            true
+        })?)
+    }
+
+    /// Adds a node whose code is at hand.
+    pub(crate) fn add_code(&mut self, node: Link, code: CodeRef<'_>, distance: f32) {
+        self.nodes.push((distance, self.links.len() as u32));
+        self.links.push(node);
+        self.codes.extend_from_slice(code.codes);
+        self.scales.push((code.scale, code.norm));
+    }
+
+    /// The neighbors by Algorithm 4, at most `max`.
+    pub(crate) fn select(&mut self, scorer: &Scorer, max: usize) -> Vec<Link> {
+        let Self { nodes, links, codes, scales } = self;
+        if links.is_empty() {
+            return Vec::new();
+        }
+        nodes.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let dims = codes.len() / links.len();
+        let code = |i: u32| {
+            let (scale, norm) = scales[i as usize];
+            CodeRef { codes: &codes[i as usize * dims..][..dims], scale, norm }
+        };
+        let mut picked = Vec::with_capacity(max);
+        select_neighbors(nodes, max, &mut picked, |a, b| scorer.distance(code(a), code(b)));
+        picked.into_iter().map(|i| links[i as usize]).collect()
+    }
+}
+
+/// Changes of links and postings, shared by insert and vacuum.
+pub(crate) struct Links<'s, S: PageStore> {
+    pub(crate) reader: Reader<'s, S>,
+    scorer: Scorer,
+    max_links: [usize; 2],
+    current: Vec<Link>,
+}
+
+impl<'s, S: PageStore> Links<'s, S> {
+    pub(crate) fn new(store: &'s S, layout: Layout, meta: &Meta) -> Self {
+        Self {
+            reader: Reader::new(store, layout),
+            scorer: Scorer::new(meta.params.metric()),
+            max_links: [meta.params.max_links(0), meta.params.max_links(1)],
+            current: Vec::new(),
+        }
+    }
+
+    pub(crate) fn scorer(&self) -> &Scorer {
+        &self.scorer
+    }
+
+    pub(crate) fn max_links(&self, level: u8) -> usize {
+        self.max_links[usize::from(level.min(1))]
+    }
+
+    /// Adds `node` to the links of `base` on `level`, pruned by Algorithm 4 where they are full.
+    fn link_back(
+        &mut self,
+        base: Link,
+        node: Link,
+        code: &Code,
+        level: u8,
+    ) -> Result<(), HnswError> {
+        let max = self.max_links(level);
+        for _ in 0..MAX_TRIES {
+            let mut current = std::mem::take(&mut self.current);
+            let place = self.read_links(base, level, &mut current)?;
+            let Some(place) = place else { return Ok(()) };
+            if current.contains(&node) {
+                return Ok(());
+            }
+            let mut wanted = current.clone();
+            wanted.push(node);
+            if wanted.len() > max {
+                wanted = self.prune(base, &current, node, code, max)?;
+                if !wanted.contains(&node) && wanted.len() == current.len() {
+                    self.current = current;
+                    return Ok(());
+                }
+            }
+            let written = self.replace_links(base, place, level, &current, &wanted)?;
+            self.current = current;
+            if written {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `base` link to `node` on level 0 whatever the heuristic says: where its list is full, in
+    /// place of the farthest neighbor. Whether `base` is still there to do so.
+    pub(crate) fn link_from(&mut self, base: Link, node: Link) -> Result<bool, HnswError> {
+        for _ in 0..MAX_TRIES {
+            let mut current = Vec::new();
+            let place = self.read_links(base, 0, &mut current)?;
+            let (Some(place), Some(code)) = (place, self.copy_code(base)?) else {
+                return Ok(false);
+            };
+            if current.contains(&node) {
+                return Ok(true);
+            }
+            let mut wanted = current.clone();
+            if wanted.len() >= self.max_links(0) {
+                let scorer = self.scorer;
+                let mut farthest = (0, f32::NEG_INFINITY);
+                for (i, link) in current.iter().enumerate() {
+                    let distance = self.reader.slot(link.id, |slot| {
+                        scorer.distance(code.as_ref(), CodeRef::of_slot(slot))
+                    })?;
+                    if distance > farthest.1 {
+                        farthest = (i, distance);
+                    }
+                }
+                wanted.remove(farthest.0);
+            }
+            wanted.push(node);
+            if self.replace_links(base, place, 0, &current, &wanted)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn prune(
+        &mut self,
+        base: Link,
+        current: &[Link],
+        node: Link,
+        code: &Code,
+        max: usize,
+    ) -> Result<Vec<Link>, HnswError> {
+        let Some(base_code) = self.copy_code(base)? else { return Ok(current.to_vec()) };
+        let scorer = self.scorer;
+        let mut candidates = Candidates::default();
+        for &link in current {
+            candidates.add(&mut self.reader, link, |_, other| {
+                scorer.distance(base_code.as_ref(), other)
+            })?;
+        }
+        let distance = scorer.distance(base_code.as_ref(), code.as_ref());
+        candidates.add_code(node, code.as_ref(), distance);
+        Ok(candidates.select(&scorer, max))
+    }
+
+    /// A copy of a node's code, or `None` where it is gone.
+    pub(crate) fn copy_code(&mut self, node: Link) -> Result<Option<Code>, HnswError> {
+        Ok(self.reader.slot(node.id, |slot| {
+            (slot.state().is_node() && slot.generation() == node.generation).then(|| Code {
+                codes: slot.codes().into(),
+                scale: slot.scale(),
+                norm: slot.norm(),
+                error: slot.error(),
+            })
+        })?)
+    }
+
+    /// A live node's links on `level` and the slot they lie in; `None` where it is gone.
+    pub(crate) fn read_links(
+        &mut self,
+        base: Link,
+        level: u8,
+        links: &mut Vec<Link>,
+    ) -> Result<Option<u32>, HnswError> {
+        let head = self.reader.slot(base.id, |slot| {
+            (slot.state() == SlotState::Live && slot.generation() == base.generation)
+                .then(|| slot.upper())
+        })?;
+        let Some(upper) = head else { return Ok(None) };
+        if self.reader.links(base, level, links)?.is_none() {
+            return Ok(None);
+        }
+        if level == 0 {
+            return Ok(Some(base.id));
+        }
+        Ok(self.reader.upper_slot(base.id, upper, level)?)
+    }
+
+    /// Writes `wanted` where the slot still reads `current`; whether it did.
+    pub(crate) fn replace_links(
+        &mut self,
+        base: Link,
+        place: u32,
+        level: u8,
+        current: &[Link],
+        wanted: &[Link],
+    ) -> Result<bool, HnswError> {
+        let layout = self.reader.layout;
+        let (blkno, at) = (layout.block_of(place), layout.slot_of(place));
+        let mut txn = self.reader.store.begin()?;
+        let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
+        let slot = page.view().slot(at)?;
+        let unchanged = if level == 0 {
+            slot.state() == SlotState::Live
+                && slot.generation() == base.generation
+                && slot.links().eq(current.iter().copied())
+        } else {
+            slot.state() == SlotState::Upper
+                && slot.owner() == base.id
+                && slot.upper_links(level).eq(current.iter().copied())
+        };
+        if !unchanged {
+            return Ok(false);
+        }
+        let mut slot = page.slot(at)?;
+        if level == 0 {
+            slot.set_links(wanted);
+        } else {
+            slot.set_upper_links(level, wanted);
+        }
+        txn.commit()?;
+        Ok(true)
+    }
+
+    /// Adds the row to a node whose code is the same; whether there is one still.
+    fn share_node(&mut self, node: Link, code: &Code, tid: HeapTid) -> Result<bool, HnswError> {
+        let layout = self.reader.layout;
+        let (blkno, at) = (layout.block_of(node.id), layout.slot_of(node.id));
+        let is_twin = |slot: &SlotView<'_>| {
+            slot.state() == SlotState::Live
+                && slot.generation() == node.generation
+                && code.same_point(slot)
+        };
+        for _ in 0..MAX_TRIES {
+            let head = self.reader.slot(node.id, |slot| is_twin(slot).then(|| slot.posting()))?;
+            let Some(head) = head else { return Ok(false) };
+            let mut tids = Vec::new();
+            if head != NIL {
+                self.reader.slot(head, |slot| tids.extend(slot.tids()))?;
+            }
+            if head == NIL || tids.len() >= layout.tids_per_slot() {
+                let Allocation { mut txn, slots } =
+                    allocate(self.reader.store, &layout, 1, &[blkno])?;
+                let view = PageView::new(&layout, blkno, txn.page(blkno)?)?;
+                let slot = view.slot(at)?;
+                if !is_twin(&slot) || slot.posting() != head {
+                    continue;
+                }
+                let posting = slots[0].0;
+                let posting_blkno = layout.block_of(posting);
+                let mut page = PageMut::new(&layout, posting_blkno, txn.page(posting_blkno)?)?;
+                let mut slot = page.slot(layout.slot_of(posting))?;
+                slot.init_posting(node.id, head);
+                slot.set_tids(&[tid]);
+                let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
+                let mut slot = page.slot(at)?;
+                slot.set_posting(posting);
+                slot.widen_error(code.error);
+                txn.commit()?;
+                return Ok(true);
+            }
+            let posting_blkno = layout.block_of(head);
+            let mut txn = self.reader.store.begin()?;
+            txn.page(blkno.min(posting_blkno))?;
+            txn.page(blkno.max(posting_blkno))?;
+            let slot = PageView::new(&layout, blkno, txn.page(blkno)?)?.slot(at)?;
+            if !is_twin(&slot) || slot.posting() != head {
+                continue;
+            }
+            let mut page = PageMut::new(&layout, posting_blkno, txn.page(posting_blkno)?)?;
+            let slot = page.view().slot(layout.slot_of(head))?;
+            tids.clear();
+            tids.extend(slot.tids());
+            if slot.state() != SlotState::Posting
+                || slot.owner() != node.id
+                || tids.len() >= layout.tids_per_slot()
+            {
+                continue;
+            }
+            tids.push(tid);
+            page.slot(layout.slot_of(head))?.set_tids(&tids);
+            let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
+            page.slot(at)?.widen_error(code.error);
+            txn.commit()?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Frees a node that nothing leads to, with its upper slots.
+    fn free_unlinked(&mut self, node: Link) -> Result<(), HnswError> {
+        let layout = self.reader.layout;
+        let mut slots = vec![node.id];
+        let mut next = self.reader.slot(node.id, |slot| slot.upper())?;
+        while next != NIL && slots.len() <= layout.slots_per_page() + 1 {
+            slots.push(next);
+            next = self.reader.slot(next, |slot| slot.next())?;
+        }
+        slots.sort_unstable();
+        // Nothing can have come to these slots, so they need no stamp.
+        let mut txn = self.reader.store.begin()?;
+        for id in slots {
+            let blkno = layout.block_of(id);
+            PageMut::new(&layout, blkno, txn.page(blkno)?)?.slot(layout.slot_of(id))?.free(0);
+        }
+        txn.commit()?;
+        Ok(())
+    }
+}

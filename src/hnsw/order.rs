@@ -1,0 +1,158 @@
+//! Which slot each node of a bulk build gets: nodes that link to each other share pages.
+//!
+//! A search reads a page once and then has every node on it, so the number of pages it reads falls
+//! with the share of links that stay inside a page. Pages are filled greedily: a page grows from a
+//! node at the rim of what is placed already by always taking the node with the most links from the
+//! nodes on it. Nodes of the upper levels come first, grouped by their links on level 1 and each
+//! with its upper slot beside it: a descent then stays within few pages.
+
+use super::graph::Graph;
+use super::layout::Layout;
+use crate::page::PageError;
+use std::collections::VecDeque;
+
+/// What a slot of the built index holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotUse {
+    /// Nothing: the page's rest was too small for the next group.
+    Empty,
+    /// A node.
+    Node(u32),
+    /// The `part`-th upper slot of a node.
+    Upper { node: u32, part: u8 },
+}
+
+/// Places every node; the slots come in id order. `check` runs every few thousand nodes.
+pub(crate) fn place_nodes(
+    graph: &Graph,
+    layout: &Layout,
+    check: &mut dyn FnMut() -> Result<(), PageError>,
+) -> Result<Vec<SlotUse>, PageError> {
+    let mut placer = Placer::new(graph, layout);
+    placer.fill(1, check)?;
+    placer.fill(0, check)?;
+    Ok(placer.slots)
+}
+
+struct Placer<'g> {
+    graph: &'g Graph,
+    layout: &'g Layout,
+    slots: Vec<SlotUse>,
+    placed: Vec<bool>,
+    /// Links from the nodes on the current page.
+    pull: Vec<u16>,
+    /// Nodes with a pull.
+    pulled: Vec<u32>,
+    /// Nodes that placed ones link to, oldest first.
+    rim: VecDeque<u32>,
+}
+
+impl<'g> Placer<'g> {
+    fn new(graph: &'g Graph, layout: &'g Layout) -> Self {
+        Self {
+            graph,
+            layout,
+            slots: Vec::with_capacity(graph.len() + graph.len() / 8),
+            placed: vec![false; graph.len()],
+            pull: vec![0; graph.len()],
+            pulled: Vec::new(),
+            rim: VecDeque::new(),
+        }
+    }
+
+    /// Places all nodes not placed yet that reach up to `level`, by their links on that level.
+    fn fill(
+        &mut self,
+        level: u8,
+        check: &mut dyn FnMut() -> Result<(), PageError>,
+    ) -> Result<(), PageError> {
+        let mut next_unseen = 0;
+        self.rim.clear();
+        let mut since_check = 0;
+        while let Some(seed) = self.next_seed(level, &mut next_unseen) {
+            let mut room = self.layout.slots_per_page();
+            let mut next = Some(seed);
+            while let Some(node) = next {
+                let needed = self.slots_needed(node);
+                if needed > room && room < self.layout.slots_per_page() {
+                    self.rim.push_front(node);
+                    break;
+                }
+                self.place(node, level);
+                room = room.saturating_sub(needed);
+                since_check += 1;
+                next = if room == 0 { None } else { self.strongest_pull() };
+                if next.is_none() && room > 0 {
+                    next = self.next_seed(level, &mut next_unseen);
+                }
+            }
+            for node in self.pulled.drain(..) {
+                self.pull[node as usize] = 0;
+            }
+            while !self.slots.len().is_multiple_of(self.layout.slots_per_page()) {
+                self.slots.push(SlotUse::Empty);
+            }
+            if since_check > 4096 {
+                since_check = 0;
+                check()?;
+            }
+        }
+        // The last page's rest can take what comes next.
+        while self.slots.last() == Some(&SlotUse::Empty) && level == 0 {
+            self.slots.pop();
+        }
+        Ok(())
+    }
+
+    fn slots_needed(&self, node: u32) -> usize {
+        1 + usize::from(self.graph.level(node)).div_ceil(self.layout.levels_per_slot())
+    }
+
+    fn next_seed(&mut self, level: u8, next_unseen: &mut u32) -> Option<u32> {
+        while let Some(node) = self.rim.pop_front() {
+            if !self.placed[node as usize] {
+                return Some(node);
+            }
+        }
+        while (*next_unseen as usize) < self.graph.len() {
+            let node = *next_unseen;
+            *next_unseen += 1;
+            if !self.placed[node as usize] && self.graph.level(node) >= level {
+                return Some(node);
+            }
+        }
+        None
+    }
+
+    fn place(&mut self, node: u32, level: u8) {
+        self.placed[node as usize] = true;
+        self.slots.push(SlotUse::Node(node));
+        for part in 1..self.slots_needed(node) {
+            self.slots.push(SlotUse::Upper { node, part: (part - 1) as u8 });
+        }
+        for other in self.graph.links(node, level) {
+            if self.placed[other as usize] {
+                continue;
+            }
+            let pull = &mut self.pull[other as usize];
+            if *pull == 0 {
+                self.pulled.push(other);
+                self.rim.push_back(other);
+            }
+            *pull += 1;
+        }
+    }
+
+    fn strongest_pull(&mut self) -> Option<u32> {
+        let placed = &self.placed;
+        self.pulled.retain(|&node| !placed[node as usize]);
+        // The earliest of equals: it was pulled in by the nodes nearest to the page's seed.
+        let mut best: Option<u32> = None;
+        for &node in &self.pulled {
+            if best.is_none_or(|best| self.pull[node as usize] > self.pull[best as usize]) {
+                best = Some(node);
+            }
+        }
+        best
+    }
+}

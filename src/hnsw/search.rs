@@ -1,0 +1,580 @@
+//! Best-first search over pages: Malkov & Yashunin 2018, Algorithm 2, for scans and inserts.
+//!
+//! Cost is counted in page accesses, so a [`Reader`] pins each page once, and an expansion scores its
+//! unvisited neighbors page by page, each page under one shared lock. Scoring under the lock instead
+//! of copying first keeps a lock for under a microsecond: a code's distance takes about as long as
+//! copying the code would.
+//!
+//! Neither pins nor locks outlive a call from outside.
+
+use super::code::{Query, Score};
+use super::layout::{
+    Entry, HeapTid, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
+};
+use crate::page::{BlockNumber, PageError, PagePin, PageStore};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Pins held at once; past it they are all dropped and taken anew.
+const MAX_PINS: usize = 512;
+/// Expansions between two looks for interrupts.
+const INTERRUPT_INTERVAL: u32 = 16;
+/// Most slots that a chain of upper or posting slots visits before it counts as a cycle.
+const MAX_CHAIN: usize = 1 << 22;
+
+/// Reads the metapage.
+pub(crate) fn read_meta<S: PageStore>(store: &S) -> Result<Meta, PageError> {
+    let pin = store.pin(METAPAGE)?;
+    let guard = pin.lock_shared();
+    Meta::read(&guard)
+}
+
+/// Pages that an operation has looked at.
+pub(crate) struct Reader<'s, S: PageStore> {
+    pub(crate) store: &'s S,
+    pub(crate) layout: Layout,
+    pages: Vec<CachedPage<'s, S>>,
+    index: HashMap<BlockNumber, u32, BuildHasherDefault<BlockHasher>>,
+    pins: usize,
+    accesses: u64,
+    wanted: Vec<BlockNumber>,
+}
+
+struct CachedPage<'s, S: PageStore + 's> {
+    blkno: BlockNumber,
+    pin: Option<S::Pin<'s>>,
+    visited: [u64; 4],
+}
+
+impl<'s, S: PageStore> Reader<'s, S> {
+    pub(crate) fn new(store: &'s S, layout: Layout) -> Self {
+        Self {
+            store,
+            layout,
+            pages: Vec::with_capacity(256),
+            index: HashMap::with_capacity_and_hasher(256, BuildHasherDefault::default()),
+            pins: 0,
+            accesses: 0,
+            wanted: Vec::new(),
+        }
+    }
+
+    /// Pages pinned so far, each time counted: buffer accesses in PostgreSQL.
+    pub(crate) fn accesses(&self) -> u64 {
+        self.accesses
+    }
+
+    /// Lets go of every page; what was visited stays known.
+    pub(crate) fn release_pins(&mut self) {
+        for page in &mut self.pages {
+            page.pin = None;
+        }
+        self.pins = 0;
+    }
+
+    /// Forgets what was visited.
+    pub(crate) fn forget_visited(&mut self) {
+        for page in &mut self.pages {
+            page.visited = [0; 4];
+        }
+    }
+
+    #[inline]
+    fn entry(&mut self, blkno: BlockNumber) -> usize {
+        let next = self.pages.len() as u32;
+        let at = *self.index.entry(blkno).or_insert(next);
+        if at == next {
+            self.pages.push(CachedPage { blkno, pin: None, visited: [0; 4] });
+        }
+        at as usize
+    }
+
+    /// Marks the slot; whether it was not marked before.
+    #[inline]
+    pub(crate) fn visit(&mut self, id: u32) -> bool {
+        let slot = self.layout.slot_of(id);
+        let at = self.entry(self.layout.block_of(id));
+        let word = &mut self.pages[at].visited[slot / 64];
+        let fresh = *word >> (slot % 64) & 1 == 0;
+        *word |= 1 << (slot % 64);
+        fresh
+    }
+
+    /// Whether the slot is marked.
+    pub(crate) fn is_visited(&self, blkno: BlockNumber, slot: usize) -> bool {
+        let Some(&at) = self.index.get(&blkno) else { return false };
+        self.pages[at as usize].visited[slot / 64] >> (slot % 64) & 1 == 1
+    }
+
+    fn pin(&mut self, blkno: BlockNumber) -> Result<usize, PageError> {
+        let at = self.entry(blkno);
+        if self.pages[at].pin.is_none() {
+            if self.pins >= MAX_PINS {
+                self.release_pins();
+            }
+            self.pages[at].pin = Some(self.store.pin(blkno)?);
+            self.pins += 1;
+            self.accesses += 1;
+        }
+        Ok(at)
+    }
+
+    /// Tells the store which pages scoring the links, sorted by id, will pin.
+    fn prefetch(&mut self, links: &[Link]) {
+        self.wanted.clear();
+        for link in links {
+            let blkno = self.layout.block_of(link.id);
+            if self.wanted.last() != Some(&blkno) {
+                let at = self.entry(blkno);
+                if self.pages[at].pin.is_none() {
+                    self.wanted.push(blkno);
+                }
+            }
+        }
+        if self.wanted.len() > 1 {
+            self.store.prefetch(&self.wanted);
+        }
+    }
+
+    /// Shows `read` the node page under its shared lock.
+    #[inline]
+    pub(crate) fn page<R>(
+        &mut self,
+        blkno: BlockNumber,
+        read: impl FnOnce(&PageView<'_>) -> Result<R, PageError>,
+    ) -> Result<R, PageError> {
+        let at = self.pin(blkno)?;
+        let page = &self.pages[at];
+        let guard = page.pin.as_ref().expect("pinned above").lock_shared();
+        read(&PageView::new(&self.layout, page.blkno, &guard)?)
+    }
+
+    /// As [`Reader::page`]; `None` for a page that no committed write has filled.
+    pub(crate) fn page_if_filled<R>(
+        &mut self,
+        blkno: BlockNumber,
+        read: impl FnOnce(&PageView<'_>) -> Result<R, PageError>,
+    ) -> Result<Option<R>, PageError> {
+        let at = self.pin(blkno)?;
+        let page = &self.pages[at];
+        let guard = page.pin.as_ref().expect("pinned above").lock_shared();
+        PageView::new_if_filled(&self.layout, page.blkno, &guard)?
+            .map(|view| read(&view))
+            .transpose()
+    }
+
+    /// Shows `read` the slot under its page's shared lock.
+    #[inline]
+    pub(crate) fn slot<R>(
+        &mut self,
+        id: u32,
+        read: impl FnOnce(&SlotView<'_>) -> R,
+    ) -> Result<R, PageError> {
+        let slot = self.layout.slot_of(id);
+        self.page(self.layout.block_of(id), |page| Ok(read(&page.slot(slot)?)))
+    }
+
+    /// The links of a node on `level`; `None` where the slot is no longer that node.
+    pub(crate) fn links(
+        &mut self,
+        node: Link,
+        level: u8,
+        links: &mut Vec<Link>,
+    ) -> Result<Option<()>, PageError> {
+        links.clear();
+        let head = self.slot(node.id, |slot| {
+            if !slot.state().is_node() || slot.generation() != node.generation {
+                return None;
+            }
+            if level == 0 {
+                links.extend(slot.links());
+            }
+            Some(slot.upper())
+        })?;
+        let Some(upper) = head else { return Ok(None) };
+        if level == 0 {
+            return Ok(Some(()));
+        }
+        match self.upper_slot(node.id, upper, level)? {
+            Some(place) => self.slot(place, |slot| links.extend(slot.upper_links(level)))?,
+            // The node is of a lower level: whoever linked to it here meant a former one.
+            None => return Ok(None),
+        }
+        Ok(Some(()))
+    }
+
+    /// The slot with the links of `level` in the chain of upper slots that starts at `next`.
+    pub(crate) fn upper_slot(
+        &mut self,
+        owner: u32,
+        mut next: u32,
+        level: u8,
+    ) -> Result<Option<u32>, PageError> {
+        for _ in 0..=MAX_LEVEL {
+            if next == NIL {
+                return Ok(None);
+            }
+            let here = next;
+            let (holds, after) = self.slot(here, |slot| {
+                if slot.state() != SlotState::Upper || slot.owner() != owner {
+                    return (false, NIL);
+                }
+                (slot.holds_level(level), slot.next())
+            })?;
+            if holds {
+                return Ok(Some(here));
+            }
+            next = after;
+        }
+        Err(self.chain_without_end(owner))
+    }
+
+    /// The heap TIDs of the posting chain that starts at `next`.
+    pub(crate) fn posting_tids(
+        &mut self,
+        owner: u32,
+        mut next: u32,
+        tids: &mut Vec<HeapTid>,
+    ) -> Result<(), PageError> {
+        for _ in 0..MAX_CHAIN {
+            if next == NIL {
+                return Ok(());
+            }
+            next = self.slot(next, |slot| {
+                if slot.state() != SlotState::Posting || slot.owner() != owner {
+                    return NIL;
+                }
+                tids.extend(slot.tids());
+                slot.next()
+            })?;
+        }
+        Err(self.chain_without_end(owner))
+    }
+
+    fn chain_without_end(&self, id: u32) -> PageError {
+        PageError::Corrupt {
+            blkno: self.layout.block_of(id),
+            offno: self.layout.slot_of(id) as u16,
+            expected: "a chain of slots that ends",
+            got: format!("more than {MAX_CHAIN} slots"),
+        }
+    }
+}
+
+/// Block numbers are dense; one multiplication spreads them.
+#[derive(Default)]
+pub(crate) struct BlockHasher(u64);
+
+impl Hasher for BlockHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    #[inline]
+    fn write_u32(&mut self, number: u32) {
+        self.0 = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+}
+
+/// A node that a search has scored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) distance: f32,
+    pub(crate) lower_bound: f32,
+    pub(crate) node: Link,
+    pub(crate) live: bool,
+    pub(crate) tid: Option<HeapTid>,
+    /// The first slot with more heap TIDs, or [`NIL`].
+    pub(crate) posting: u32,
+}
+
+impl Found {
+    pub(crate) fn new(id: u32, slot: &SlotView<'_>, score: Score) -> Self {
+        Self {
+            distance: score.distance,
+            lower_bound: score.lower_bound,
+            node: Link { id, generation: slot.generation() },
+            live: slot.state() == SlotState::Live,
+            tid: slot.tid(),
+            posting: slot.posting(),
+        }
+    }
+
+    fn by_distance(&self, other: &Self) -> Ordering {
+        self.distance.total_cmp(&other.distance).then(self.node.id.cmp(&other.node.id))
+    }
+}
+
+impl PartialEq for Found {
+    fn eq(&self, other: &Self) -> bool {
+        self.by_distance(other).is_eq()
+    }
+}
+
+impl Eq for Found {}
+
+impl PartialOrd for Found {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Found {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.by_distance(other)
+    }
+}
+
+/// What happens to nodes that did not make it into the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Discarded {
+    /// They are forgotten: the search will not go on.
+    Forget,
+    /// They are kept, so that the search can go on.
+    Keep,
+}
+
+/// A best-first search on one level, which can go on after it has stopped.
+pub(crate) struct Search {
+    /// Scored, not expanded.
+    queue: BinaryHeap<Reverse<Candidate>>,
+    /// The nearest live nodes not handed out, farthest first.
+    window: Vec<Found>,
+    discarded: Discarded,
+    /// Live nodes that nearer ones pushed out of the window.
+    evicted: BinaryHeap<Reverse<Found>>,
+    /// Scored nodes that were too far for window and queue.
+    far: Vec<Found>,
+    /// The nearest node scored, dead ones too.
+    nearest: Option<Found>,
+    visited: u64,
+    since_interrupt: u32,
+    links: Vec<Link>,
+    scored: Vec<Found>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    distance: f32,
+    node: Link,
+}
+
+impl Candidate {
+    fn key(&self) -> (f32, u32) {
+        (self.distance, self.node.id)
+    }
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.key(), other.key());
+        a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Candidate {}
+
+impl Search {
+    pub(crate) fn new(discarded: Discarded) -> Self {
+        Self {
+            queue: BinaryHeap::new(),
+            window: Vec::new(),
+            discarded,
+            evicted: BinaryHeap::new(),
+            far: Vec::new(),
+            nearest: None,
+            visited: 0,
+            since_interrupt: 0,
+            links: Vec::new(),
+            scored: Vec::new(),
+        }
+    }
+
+    /// Nodes scored so far, on all levels.
+    pub(crate) fn visited(&self) -> u64 {
+        self.visited
+    }
+
+    /// The nearest live nodes not handed out, farthest first.
+    pub(crate) fn window(&mut self) -> &mut Vec<Found> {
+        &mut self.window
+    }
+
+    /// Whether every node that can be reached was scored.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.queue.is_empty() && self.far.is_empty()
+    }
+
+    /// Whether live nodes wait outside the window.
+    pub(crate) fn has_evicted(&self) -> bool {
+        !self.evicted.is_empty()
+    }
+
+    /// From the entry point down to level 0, greedily above `to_level`: the node to start from on
+    /// `to_level` is scored. An empty index scores nothing.
+    pub(crate) fn descend<S: PageStore>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        query: &Query,
+        entry: Entry,
+        to_level: u8,
+    ) -> Result<(), PageError> {
+        let start = Link { id: entry.id, generation: entry.generation };
+        self.score_links(reader, query, vec![start])?;
+        self.consider_scored(1);
+        for level in (to_level + 1..=entry.level).rev() {
+            self.run(reader, query, level, 1)?;
+            self.restart(reader, 1);
+        }
+        Ok(())
+    }
+
+    /// Starts over on another level from the `keep` nearest nodes.
+    pub(crate) fn restart<S: PageStore>(&mut self, reader: &mut Reader<'_, S>, keep: usize) {
+        reader.forget_visited();
+        self.queue.clear();
+        self.evicted.clear();
+        self.far.clear();
+        if self.window.is_empty() {
+            self.window.extend(self.nearest);
+        }
+        let surplus = self.window.len().saturating_sub(keep);
+        self.window.drain(..surplus);
+        for found in &self.window {
+            reader.visit(found.node.id);
+            let candidate = Candidate { distance: found.distance, node: found.node };
+            self.queue.push(Reverse(candidate));
+        }
+        self.window.retain(|found| found.live);
+    }
+
+    /// Expands the nearest candidates until none of them is nearer than the `ef` nearest live nodes.
+    pub(crate) fn run<S: PageStore>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        query: &Query,
+        level: u8,
+        ef: usize,
+    ) -> Result<(), PageError> {
+        while let Some(&Reverse(candidate)) = self.queue.peek() {
+            if self.window.len() >= ef && candidate.distance > self.window[0].distance {
+                return Ok(());
+            }
+            self.queue.pop();
+            self.since_interrupt += 1;
+            if self.since_interrupt >= INTERRUPT_INTERVAL {
+                self.since_interrupt = 0;
+                reader.store.check_interrupts()?;
+            }
+            let mut links = std::mem::take(&mut self.links);
+            if reader.links(candidate.node, level, &mut links)?.is_some() {
+                links = self.score_links(reader, query, links)?;
+                self.consider_scored(ef);
+            }
+            self.links = links;
+        }
+        Ok(())
+    }
+
+    /// Makes everything discarded part of the search again and fills the window up to `ef`.
+    pub(crate) fn widen(&mut self, ef: usize) {
+        self.window.sort_unstable_by(|a, b| b.cmp(a));
+        for found in std::mem::take(&mut self.far) {
+            self.queue.push(Reverse(Candidate { distance: found.distance, node: found.node }));
+            if found.live {
+                self.evicted.push(Reverse(found));
+            }
+        }
+        while self.window.len() < ef
+            && let Some(Reverse(found)) = self.evicted.pop()
+        {
+            insert_sorted(&mut self.window, found);
+        }
+    }
+
+    /// Moves every live node that was scored into the window, for a search that ends here.
+    pub(crate) fn gather_all(&mut self) {
+        self.window.extend(self.evicted.drain().map(|Reverse(found)| found));
+        self.window.extend(self.far.drain(..).filter(|found| found.live));
+        self.queue.clear();
+    }
+
+    /// Scores the links not visited yet, page by page, into `self.scored`; gives the vector back.
+    fn score_links<S: PageStore>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        query: &Query,
+        mut links: Vec<Link>,
+    ) -> Result<Vec<Link>, PageError> {
+        self.scored.clear();
+        links.retain(|link| reader.visit(link.id));
+        links.sort_unstable_by_key(|link| link.id);
+        reader.prefetch(&links);
+        let layout = reader.layout;
+        for group in links.chunk_by(|a, b| layout.block_of(a.id) == layout.block_of(b.id)) {
+            reader.page(layout.block_of(group[0].id), |page| {
+                for link in group {
+                    let slot = page.slot(layout.slot_of(link.id))?;
+                    if slot.state().is_node() && slot.generation() == link.generation {
+                        self.scored.push(Found::new(link.id, &slot, query.score(&slot)));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        self.visited += self.scored.len() as u64;
+        Ok(links)
+    }
+
+    fn consider_scored(&mut self, ef: usize) {
+        for found in &self.scored {
+            if self.nearest.is_none_or(|nearest| *found < nearest) {
+                self.nearest = Some(*found);
+            }
+            let full = self.window.len() >= ef;
+            if full && found.distance >= self.window[0].distance {
+                if self.discarded == Discarded::Keep {
+                    self.far.push(*found);
+                }
+                continue;
+            }
+            self.queue.push(Reverse(Candidate { distance: found.distance, node: found.node }));
+            if !found.live {
+                continue;
+            }
+            insert_sorted(&mut self.window, *found);
+            if full {
+                let evicted = self.window.remove(0);
+                if self.discarded == Discarded::Keep {
+                    self.evicted.push(Reverse(evicted));
+                }
+            }
+        }
+    }
+}
+
+/// Inserts into a list that is sorted farthest first.
+fn insert_sorted(window: &mut Vec<Found>, found: Found) {
+    let at = window.partition_point(|other| *other > found);
+    window.insert(at, found);
+}

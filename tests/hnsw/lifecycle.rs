@@ -1,0 +1,116 @@
+//! Build, insert, delete and vacuum, each checked against the exact answer and the verifier.
+
+use crate::common::*;
+use distilface_core::hnsw::*;
+use distilface_core::page::{MemoryStore, PageStore};
+use distilface_core::vector::Metric;
+use std::collections::HashSet;
+
+#[test]
+fn a_bulk_build_finds_the_true_neighbors_for_every_metric() {
+    for metric in Metric::ALL {
+        for threads in [1, 3] {
+            let (store, rows) = (MemoryStore::new(), rows(3000, 1));
+            build(&store, metric, &rows, threads);
+            assert_sound(&store, rows.len());
+            let recall = recall(&store, metric, &rows, 60);
+            assert!(recall >= 0.95, "{metric}, {threads} threads: recall {recall}");
+        }
+    }
+}
+
+#[test]
+fn inserted_rows_are_found_as_built_ones_are() {
+    for metric in Metric::ALL {
+        let (store, rows) = (MemoryStore::new(), rows(2000, 2));
+        create_empty(&store, params(metric)).expect("created");
+        for (&tid, vector) in &rows {
+            assert_eq!(insert(&store, vector, tid).expect("inserted"), Inserted::Node);
+        }
+        assert_sound(&store, rows.len());
+        let recall = recall(&store, metric, &rows, 60);
+        assert!(recall >= 0.95, "{metric}: recall {recall}");
+    }
+}
+
+#[test]
+fn a_scan_without_limit_hands_out_every_row_once() {
+    let (store, rows) = (MemoryStore::new(), rows(1500, 3));
+    build(&store, Metric::L2, &rows, 2);
+    let expected: Vec<HeapTid> = rows.keys().copied().collect();
+    assert_eq!(all_rows(&store, &vectors(1, 9)[0]), expected);
+}
+
+#[test]
+fn one_thread_and_one_seed_make_the_same_pages() {
+    let rows = rows(1000, 4);
+    let page_bytes = || {
+        use distilface_core::page::PagePin;
+        let store = MemoryStore::new();
+        build(&store, Metric::Cosine, &rows, 1);
+        let pages = store.page_count().expect("counted");
+        let read = |blkno| store.pin(blkno).expect("pinned").lock_shared().to_vec();
+        (0..pages).map(read).collect::<Vec<_>>()
+    };
+    assert!(page_bytes() == page_bytes());
+}
+
+#[test]
+fn deleted_rows_are_gone_and_recall_stays_after_vacuum() {
+    for metric in Metric::ALL {
+        let (store, mut rows) = (MemoryStore::new(), rows(4000, 5));
+        build(&store, metric, &rows, 2);
+        let dead: HashSet<HeapTid> =
+            rows.keys().enumerate().filter(|(i, _)| i % 4 != 0).map(|(_, &tid)| tid).collect();
+        let deleted = bulk_delete(&store, &mut |tid| dead.contains(&tid)).expect("deleted");
+        assert_eq!((deleted.removed, deleted.remaining), (3000, 1000));
+        rows.retain(|tid, _| !dead.contains(tid));
+        assert_sound(&store, rows.len());
+        let cleaned = cleanup(&store).expect("cleaned");
+        assert_eq!(cleaned.nodes, 1000);
+        let report = assert_sound(&store, rows.len());
+        assert_eq!((report.dead_nodes, report.stale_links), (0, 0));
+        let recall = recall(&store, metric, &rows, 100);
+        assert!(recall >= 0.95, "{metric}: recall {recall}");
+        let expected: Vec<HeapTid> = rows.keys().copied().collect();
+        assert_eq!(all_rows(&store, &vectors(1, 8)[0]), expected);
+    }
+}
+
+#[test]
+fn freed_space_is_filled_again_when_no_scan_can_need_it() {
+    let (store, rows) = (MemoryStore::new(), rows(1000, 6));
+    build(&store, Metric::L2, &rows, 1);
+    let before = store.page_count().expect("counted");
+    let dead: HashSet<HeapTid> = rows.keys().copied().take(500).collect();
+    bulk_delete(&store, &mut |tid| dead.contains(&tid)).expect("deleted");
+    cleanup(&store).expect("cleaned");
+    for &tid in &dead {
+        insert(&store, &rows[&tid], tid).expect("inserted");
+    }
+    assert_sound(&store, rows.len());
+    let after = store.page_count().expect("counted");
+    assert!(after <= before + 2, "{before} pages, then {after}");
+    assert!(recall(&store, Metric::L2, &rows, 60) >= 0.95);
+}
+
+#[test]
+fn ten_thousand_equal_vectors_share_a_node() {
+    let store = MemoryStore::new();
+    create_empty(&store, params(Metric::L2)).expect("created");
+    let vector = &vectors(1, 7)[0];
+    for i in 0..5000 {
+        insert(&store, vector, tid(i)).expect("inserted");
+    }
+    let report = assert_sound(&store, 5000);
+    assert_eq!(report.nodes, 1);
+    assert_eq!(all_rows(&store, vector).len(), 5000);
+    bulk_delete(&store, &mut |tid| tid.offset % 2 == 0).expect("deleted");
+    cleanup(&store).expect("cleaned");
+    assert_sound(&store, 2500);
+    assert_eq!(all_rows(&store, vector).len(), 2500);
+    bulk_delete(&store, &mut |_| true).expect("deleted");
+    cleanup(&store).expect("cleaned");
+    assert_sound(&store, 0);
+    assert!(all_rows(&store, vector).is_empty());
+}

@@ -1,0 +1,4 @@
+//! The index's promises, on the memory store.
+
+mod common;
+mod lifecycle;
