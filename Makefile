@@ -102,7 +102,7 @@ bench-tokenizer: model ## the tokenizer beside Hugging Face's, on one core
 
 .PHONY: bench-index
 bench-index: model ## recall and queries/s of HNSW against an exact scan, in memory
-	@cargo bench --locked -p distilface-core --bench index
+	@cargo bench --locked -p distilface-core --bench hnsw
 
 .PHONY: bench-sql
 bench-sql: pg-trees ## embedding and search through SQL, beside pgvector where there is one

