@@ -1,0 +1,164 @@
+//! The forward pass of a batch of whole texts on one thread.
+//!
+//! Rows are the texts' tokens end to end. Per layer: Q, K and V in one product; attention text by
+//! text; the output projection added to the residual; layer norm; the feed-forward in slices of
+//! rows, so that its wide inner layer stays in the second cache; layer norm. The residual is f32
+//! throughout, activations are what the kernel works with. Every stage treats rows (attention:
+//! texts) one by one in an order of its own, so that a vector is the same bits in any company.
+
+use super::batch::TokenBatch;
+use super::kernels::{self, Input, Kernel, Output, Stages};
+use super::pool::Pool;
+use super::weights::Weights;
+use crate::model::Pooling;
+use std::ops::Range;
+
+/// Rows of the feed-forward's inner layer that are kept at a time.
+const INNER_ROWS: usize = 256;
+
+/// Why a pass ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
+/// What a pass computes with and for.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    pub weights: &'a Weights<'a>,
+    pub pooling: Pooling,
+    pub kernel: Kernel,
+}
+
+impl Pass<'_> {
+    /// Computes the pooled vectors of the texts `texts` of `batch`, `dimensions` values each, not
+    /// normalized, to `out` in their order. `stop` is asked between stages, every millisecond or
+    /// so.
+    ///
+    /// Every text has 1 to `max_positions` ids below `vocab_size`; the caller has checked them.
+    pub(crate) fn run(
+        &self,
+        batch: &TokenBatch,
+        texts: Range<usize>,
+        space: &mut Workspace,
+        out: &mut [f32],
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stopped> {
+        match self.kernel {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Kernel::AmxBf16 => self.run_on(kernels::Amx::enter(), batch, texts, space, out, stop),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => self.run_on(kernels::Avx512::enter(), batch, texts, space, out, stop),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => self.run_on(kernels::Avx2::enter(), batch, texts, space, out, stop),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon => self.run_on(kernels::Neon::enter(), batch, texts, space, out, stop),
+            #[allow(unreachable_patterns)] // Which kernels remain depends on the target.
+            _ => self.run_on(kernels::Portable::enter(), batch, texts, space, out, stop),
+        }
+    }
+
+    fn run_on<S: Stages>(
+        &self,
+        stages: S,
+        batch: &TokenBatch,
+        texts: Range<usize>,
+        space: &mut Workspace,
+        out: &mut [f32],
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Stopped> {
+        let d = self.weights.dims();
+        let rows: usize = texts.clone().map(|t| batch.text(t).len()).sum();
+        let longest = texts.clone().map(|t| batch.text(t).len()).max().unwrap_or(0);
+        assert_eq!(out.len(), texts.len() * d.hidden, "one vector for each text");
+        let width = d.hidden_padded;
+        let stride = S::stride(rows);
+        let inner_stride = S::stride(rows.min(INNER_ROWS));
+        let x = slice::<f32>(&mut space.residual, rows * width);
+        let act = slice::<S::Act>(&mut space.act, stride * width.max(d.context()));
+        let qkv = slice::<S::Act>(&mut space.qkv, stride * d.qkv());
+        let inner = slice::<S::Act>(&mut space.inner, inner_stride * d.inner_padded);
+        let scratch = slice::<f32>(&mut space.scratch, S::attention_scratch(d, longest) / 4);
+        let mut check = || if stop() { Err(Stopped) } else { Ok(()) };
+
+        let embeddings = self.weights.embeddings();
+        let mut row = 0;
+        for t in texts.clone() {
+            let ids = batch.text(t);
+            stages.embed(&embeddings, ids, &mut x[row * width..][..ids.len() * width]);
+            row += ids.len();
+        }
+        stages.layer_norm(x, &embeddings.norm, d, act, stride);
+        let lengths = texts.clone().map(|t| batch.text(t).len());
+        let mut pool = Pool::new(self.pooling, d, out);
+        pool.add(0, x, lengths.clone());
+
+        for index in 0..d.layers {
+            check()?;
+            let layer = self.weights.layer(index);
+            let input = Input { data: &*act, stride, first: 0, rows };
+            stages.linear(input, &layer.qkv, Output::Store { data: qkv, stride });
+            check()?;
+            let mut start = 0;
+            for len in lengths.clone() {
+                stages.attention(qkv, stride, start..start + len, d, act, scratch);
+                start += len;
+            }
+            check()?;
+            let input = Input { data: &*act, stride, first: 0, rows };
+            stages.linear(input, &layer.out, Output::Add(x));
+            stages.layer_norm(x, &layer.attention_norm, d, act, stride);
+            for first in (0..rows).step_by(INNER_ROWS) {
+                check()?;
+                let rows = INNER_ROWS.min(rows - first);
+                let input = Input { data: &*act, stride, first, rows };
+                let up = Output::Gelu { data: &mut *inner, stride: inner_stride };
+                stages.linear(input, &layer.up, up);
+                check()?;
+                let input = Input { data: &*inner, stride: inner_stride, first: 0, rows };
+                let residual = &mut x[first * width..][..rows * width];
+                stages.linear(input, &layer.down, Output::Add(residual));
+            }
+            stages.layer_norm(x, &layer.output_norm, d, act, stride);
+            pool.add(index + 1, x, lengths.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of buffers that a row takes, the inner layer apart, with f32 residual and bf16 activations.
+pub(crate) fn row_bytes(weights: &Weights<'_>) -> usize {
+    let d = weights.dims();
+    4 * d.hidden_padded + 2 * d.hidden_padded.max(d.context()) + 2 * d.qkv()
+}
+
+/// The buffers of a pass, kept between passes and grown to the largest.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    residual: Vec<Line>,
+    act: Vec<Line>,
+    qkv: Vec<Line>,
+    inner: Vec<Line>,
+    scratch: Vec<Line>,
+}
+
+impl Workspace {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let buffers = [&self.residual, &self.act, &self.qkv, &self.inner, &self.scratch];
+        buffers.iter().map(|b| b.capacity() * size_of::<Line>()).sum()
+    }
+}
+
+/// A cache line, for the alignment.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// The first `len` values of a buffer, which grows if it must. Values are what was there before.
+fn slice<T: bytemuck::Pod>(buffer: &mut Vec<Line>, len: usize) -> &mut [T] {
+    let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+    if buffer.len() < lines {
+        buffer.reserve_exact(lines - buffer.len());
+        buffer.resize(lines, Line([0; 64]));
+    }
+    &mut bytemuck::cast_slice_mut(buffer)[..len]
+}

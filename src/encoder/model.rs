@@ -1,0 +1,155 @@
+//! The encoder from token ids to vectors.
+
+use std::ops::Range;
+
+use super::context::{Context, Desk, Stop};
+use super::forward::{Pass, row_bytes};
+use super::kernels::Kernel;
+use super::pool::l2_normalize;
+use super::weights::Weights;
+use super::{EncodeError, TokenBatch};
+use crate::model::Pooling;
+
+/// Whether vectors are scaled to length 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Normalization {
+    /// As pooled.
+    None,
+    /// To Euclidean length 1.
+    L2,
+}
+
+/// Bytes of a thread's buffers that the number of tokens of a pass is chosen for, so that two
+/// threads stay below 16 MB.
+const SPACE: usize = 6 << 20;
+/// Tokens below which a second thread does not pay for its start.
+const WORTH_A_THREAD: usize = 64;
+
+/// Weights and pooling; shared freely between threads.
+#[derive(Clone, Copy)]
+pub struct Encoder<'m> {
+    weights: Weights<'m>,
+    pooling: Pooling,
+    normalization: Normalization,
+    kernel: Kernel,
+}
+
+impl<'m> Encoder<'m> {
+    /// An encoder on the best kernel of this CPU.
+    pub fn new(
+        weights: Weights<'m>,
+        pooling: Pooling,
+        normalization: Normalization,
+    ) -> Encoder<'m> {
+        Encoder { weights, pooling, normalization, kernel: Kernel::best() }
+    }
+
+    /// The same on another kernel, if the CPU has it.
+    pub fn with_kernel(self, kernel: Kernel) -> Option<Encoder<'m>> {
+        kernel.is_available().then_some(Encoder { kernel, ..self })
+    }
+
+    /// What it runs on.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// The weights' view.
+    pub fn weights(&self) -> &Weights<'m> {
+        &self.weights
+    }
+
+    /// The vectors of a batch, [`Weights::dimensions`] values for each text in order.
+    ///
+    /// # Errors
+    /// [`EncodeError`] for an empty text, one of more than [`Weights::max_positions`] tokens, an id
+    /// that the vocabulary does not have, or a cancel.
+    pub fn encode(&self, batch: &TokenBatch, cx: &mut Context) -> Result<Vec<f32>, EncodeError> {
+        for text in 0..batch.len() {
+            self.check(text, batch.text(text))?;
+        }
+        let lengths: Vec<usize> = (0..batch.len()).map(|t| batch.text(t).len()).collect();
+        let units = self.plan(&lengths, cx);
+        let vectors = cx.run(units.len(), |unit, desk, stop| {
+            let mut out = Vec::new();
+            self.run(batch, units[unit].clone(), desk, &mut out, stop)?;
+            Ok(out)
+        })?;
+        Ok(vectors.concat())
+    }
+
+    /// Whether a text can be encoded.
+    pub(crate) fn check(&self, text: usize, ids: &[u32]) -> Result<(), EncodeError> {
+        if ids.is_empty() {
+            return Err(EncodeError::Empty { text });
+        }
+        let (most, got) = (self.weights.max_positions(), ids.len());
+        if got > most {
+            return Err(EncodeError::TooLong { text, most, got });
+        }
+        let rows = self.weights.vocab_size();
+        match ids.iter().find(|&&id| id as usize >= rows) {
+            Some(&id) => Err(EncodeError::UnknownToken { text, id, rows }),
+            None => Ok(()),
+        }
+    }
+
+    /// Groups texts of these lengths in tokens, known or guessed, into units: consecutive texts of
+    /// about equal sums, as many as keep all threads busy.
+    pub(crate) fn plan(&self, lengths: &[usize], cx: &Context) -> Vec<Range<usize>> {
+        let total: usize = lengths.iter().sum();
+        let mut units = total.div_ceil(self.pass_tokens(cx.max_batch_tokens()));
+        if total >= WORTH_A_THREAD * cx.threads() {
+            units = units.next_multiple_of(cx.threads());
+        }
+        let target = total.div_ceil(units.max(1)).max(1);
+        let mut plan: Vec<Range<usize>> = Vec::with_capacity(units);
+        let (mut before, mut last) = (0, usize::MAX);
+        for (text, &len) in lengths.iter().enumerate() {
+            let unit = (before + len / 2) / target;
+            before += len;
+            match plan.last_mut() {
+                Some(range) if unit == last => range.end = text + 1,
+                _ => plan.push(text..text + 1),
+            }
+            last = unit;
+        }
+        plan
+    }
+
+    /// Encodes the texts `texts` of `batch`, checked before, in passes of bounded size, and appends
+    /// their vectors to `out`.
+    pub(crate) fn run(
+        &self,
+        batch: &TokenBatch,
+        texts: Range<usize>,
+        desk: &mut Desk,
+        out: &mut Vec<f32>,
+        stop: &mut Stop<'_>,
+    ) -> Result<(), EncodeError> {
+        let width = self.weights.dimensions();
+        // A quarter more than planned, so that a wrong guess of a length does not leave a rest.
+        let most = SPACE / row_bytes(&self.weights) * 5 / 4;
+        let mut first = texts.start;
+        while first < texts.end {
+            let start = batch.span(first).start;
+            let fits = |t: &usize| batch.span(*t).end - start <= most;
+            let end = first + 1 + (first + 1..texts.end).take_while(fits).count();
+            let at = out.len();
+            out.resize(at + (end - first) * width, 0.0);
+            let pass = Pass { weights: &self.weights, pooling: self.pooling, kernel: self.kernel };
+            pass.run(batch, first..end, &mut desk.space, &mut out[at..], stop)
+                .map_err(|_| EncodeError::Canceled)?;
+            first = end;
+        }
+        if self.normalization == Normalization::L2 {
+            out.chunks_exact_mut(width).for_each(l2_normalize);
+        }
+        Ok(())
+    }
+
+    /// Tokens of a pass: what is asked for, less where a token takes much space.
+    fn pass_tokens(&self, asked: usize) -> usize {
+        asked.min(SPACE / row_bytes(&self.weights)).max(32)
+    }
+}

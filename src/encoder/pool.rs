@@ -1,0 +1,64 @@
+//! Pooling: token states to one vector.
+
+use super::weights::Dims;
+use crate::model::Pooling;
+
+/// Sums up a batch's states as they come, state 0 being the embedding output and state n layer n's.
+pub(crate) struct Pool<'a> {
+    pooling: Pooling,
+    d: &'a Dims,
+    out: &'a mut [f32],
+}
+
+impl<'a> Pool<'a> {
+    /// `out` has `d.hidden` values for each text.
+    pub(crate) fn new(pooling: Pooling, d: &'a Dims, out: &'a mut [f32]) -> Pool<'a> {
+        out.fill(0.0);
+        Pool { pooling, d, out }
+    }
+
+    /// Takes in state `state` of texts of these lengths, whose rows lie end to end in `x`.
+    pub(crate) fn add(&mut self, state: usize, x: &[f32], lengths: impl Iterator<Item = usize>) {
+        let Some(share) = share(self.pooling, state, self.d.layers) else { return };
+        let width = self.d.hidden_padded;
+        let mut start = 0;
+        for (len, sum) in lengths.zip(self.out.chunks_exact_mut(self.d.hidden)) {
+            let rows = &x[start * width..][..len * width];
+            start += len;
+            if self.pooling == Pooling::Cls {
+                sum.copy_from_slice(&rows[..sum.len()]);
+                continue;
+            }
+            let factor = share / len as f32;
+            for row in rows.chunks_exact(width) {
+                for (s, v) in sum.iter_mut().zip(row) {
+                    *s += v * factor;
+                }
+            }
+        }
+    }
+}
+
+/// Scales a vector to length 1. A zero vector stays one.
+pub(crate) fn l2_normalize(v: &mut [f32]) {
+    let sum: f64 = v.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    if sum > 0.0 {
+        let factor = (1.0 / sum.sqrt()) as f32;
+        v.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+/// The weight of a state in the mean, if it has any. A model of fewer layers than the mean calls
+/// for averages what it has.
+fn share(pooling: Pooling, state: usize, layers: usize) -> Option<f32> {
+    let last = |n: usize| {
+        let n = n.min(layers + 1);
+        (state + n > layers).then_some(1.0 / n as f32)
+    };
+    match pooling {
+        Pooling::Cls | Pooling::Mean => last(1),
+        Pooling::MeanFirstLast => (state == 0 || state == layers).then_some(0.5),
+        Pooling::MeanLast2 => last(2),
+        Pooling::MeanLast4 => last(4),
+    }
+}

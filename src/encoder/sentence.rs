@@ -1,0 +1,210 @@
+//! Sentences to vectors: a packed model, its tokenizer and its encoder behind one call.
+
+use super::context::{Context, Desk};
+use super::model::{Encoder, Normalization};
+use super::weights::{Weights, pack_weights};
+use super::{EncodeError, Kernel, TokenBatch};
+use crate::model::{
+    MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, VOCABULARY, WEIGHTS,
+};
+use crate::text::Tokenizer;
+
+/// A text's role in a search; picks the prompt that is put before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputKind {
+    /// What is found.
+    Passage,
+    /// What is searched for.
+    Query,
+}
+
+/// A packed model, ready to embed. Shared freely between threads; opening copies no weights.
+pub struct SentenceEncoder<'m> {
+    manifest: Manifest,
+    tokenizer: Tokenizer<'m>,
+    encoder: Encoder<'m>,
+}
+
+/// The vectors of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedded {
+    /// Vectors of the texts that are not blank, end to end.
+    values: Vec<f32>,
+    /// For each text the number of its vector in `values`.
+    place: Vec<Option<usize>>,
+    dimensions: usize,
+    /// Texts that were longer than the model takes and were cut.
+    pub truncated: usize,
+    /// Tokens that were computed.
+    pub tokens: usize,
+}
+
+impl Embedded {
+    /// Number of texts.
+    pub fn len(&self) -> usize {
+        self.place.len()
+    }
+
+    /// Whether there were no texts.
+    pub fn is_empty(&self) -> bool {
+        self.place.is_empty()
+    }
+
+    /// The vector of text `i`; none for a text without any token (empty, white space), which has
+    /// no direction.
+    ///
+    /// # Panics
+    /// If there is no text `i`.
+    pub fn vector(&self, i: usize) -> Option<&[f32]> {
+        self.place[i].map(|at| &self.values[at * self.dimensions..][..self.dimensions])
+    }
+
+    /// All vectors in the texts' order.
+    pub fn vectors(&self) -> impl ExactSizeIterator<Item = Option<&[f32]>> {
+        (0..self.len()).map(|i| self.vector(i))
+    }
+}
+
+impl<'m> SentenceEncoder<'m> {
+    /// Opens a packed model in place; `bytes` lies at a multiple of 64.
+    ///
+    /// # Errors
+    /// What [`Packed::open`], its sections and [`Weights::from_bytes`] say, and
+    /// [`ModelError::Packed`] where the sections do not fit together.
+    pub fn from_packed(bytes: &'m [u8]) -> Result<SentenceEncoder<'m>, ModelError> {
+        let packed = Packed::open(bytes)?;
+        let manifest = packed.manifest()?;
+        let tokenizer = packed.tokenizer()?;
+        let weights = Weights::from_bytes(packed.section(WEIGHTS)?)?;
+        let bad = |expected, got| Err(ModelError::Packed { expected, got });
+        if weights.config() != manifest.encoder {
+            return bad("weights of the manifest's sizes", format!("{:?}", weights.config()));
+        }
+        if tokenizer.id_bound() > weights.vocab_size() {
+            let got = format!("ids below {}", tokenizer.id_bound());
+            return bad("a row for each token id", got);
+        }
+        let normalization =
+            if manifest.normalize { Normalization::L2 } else { Normalization::None };
+        let encoder = Encoder::new(weights, manifest.pooling, normalization);
+        Ok(SentenceEncoder { manifest, tokenizer, encoder })
+    }
+
+    /// The same on another kernel, if the CPU has it.
+    pub fn with_kernel(self, kernel: Kernel) -> Option<SentenceEncoder<'m>> {
+        Some(SentenceEncoder { encoder: self.encoder.with_kernel(kernel)?, ..self })
+    }
+
+    /// What the model is.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer<'m> {
+        &self.tokenizer
+    }
+
+    /// Its encoder, for callers that have ids.
+    pub fn encoder(&self) -> &Encoder<'m> {
+        &self.encoder
+    }
+
+    /// Embeds texts. A vector does not depend on the other texts, their order, or the threads.
+    ///
+    /// # Errors
+    /// [`EncodeError::Canceled`] once the context's hook asks for it.
+    pub fn embed(
+        &self,
+        texts: &[&str],
+        input: InputKind,
+        cx: &mut Context,
+    ) -> Result<Embedded, EncodeError> {
+        let most = self.manifest.max_tokens;
+        // About four bytes a token: only the shares of threads and the size of passes hang on it.
+        let guess: Vec<usize> = texts.iter().map(|t| (t.len() / 4 + 2).min(most)).collect();
+        let units = self.encoder.plan(&guess, cx);
+        let parts = cx.run(units.len(), |unit, desk, stop| {
+            let Desk { batch, .. } = desk;
+            batch.clear();
+            let mut part = Part::default();
+            for (i, text) in texts[units[unit].clone()].iter().enumerate() {
+                // A text is at most `most` tokens of reading, so that this is often enough.
+                if i % 64 == 63 && stop() {
+                    return Err(EncodeError::Canceled);
+                }
+                self.tokenize(text, input, batch, &mut part);
+            }
+            part.tokens = batch.tokens();
+            let batch = std::mem::take(batch);
+            let result = self.encoder.run(&batch, 0..batch.len(), desk, &mut part.values, stop);
+            desk.batch = batch;
+            result.map(|()| part)
+        })?;
+        let dimensions = self.manifest.dimensions;
+        let mut all = Embedded {
+            values: Vec::with_capacity(texts.len() * dimensions),
+            place: Vec::with_capacity(texts.len()),
+            dimensions,
+            truncated: 0,
+            tokens: 0,
+        };
+        let mut next = 0;
+        for part in parts {
+            all.values.extend_from_slice(&part.values);
+            all.truncated += part.truncated;
+            all.tokens += part.tokens;
+            for blank in part.blank {
+                all.place.push((!blank).then_some(next));
+                next += usize::from(!blank);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Appends a text's ids to the batch unless it is blank.
+    fn tokenize(&self, text: &str, input: InputKind, batch: &mut TokenBatch, part: &mut Part) {
+        let prompt = match input {
+            InputKind::Passage => &self.manifest.prompts.passage,
+            InputKind::Query => &self.manifest.prompts.query,
+        };
+        let blank = self.tokenizer.is_blank(text);
+        part.blank.push(blank);
+        if blank {
+            return;
+        }
+        let most = self.manifest.max_tokens;
+        let encoded = batch.push_with(|ids| {
+            if prompt.is_empty() {
+                self.tokenizer.encode(text, most, ids)
+            } else {
+                self.tokenizer.encode(&format!("{prompt}{text}"), most, ids)
+            }
+        });
+        part.truncated += usize::from(encoded.truncated);
+    }
+}
+
+/// What comes of one unit of texts.
+#[derive(Default)]
+struct Part {
+    values: Vec<f32>,
+    blank: Vec<bool>,
+    truncated: usize,
+    tokens: usize,
+}
+
+/// Packs a model directory into the one block that [`SentenceEncoder::from_packed`] opens.
+///
+/// # Errors
+/// What the directory's tensors and vocabulary say, and [`ModelError::Unsupported`] for a precision
+/// that cannot be packed.
+pub fn pack_model(directory: &ModelDir) -> Result<Vec<u8>, ModelError> {
+    let manifest = directory.manifest();
+    let mut writer = PackedWriter::new();
+    writer.section(MANIFEST, manifest.to_json());
+    writer.section(VOCABULARY, directory.vocab_blob()?);
+    let weights = pack_weights(&manifest.encoder, directory, manifest.precision)?;
+    writer.section(WEIGHTS, weights);
+    Ok(writer.finish())
+}

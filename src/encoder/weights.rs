@@ -1,0 +1,486 @@
+//! The packed weights: one block of bytes that every kernel reads as it lies.
+//!
+//! Packing happens once, when a model is built; opening is a check of the header and of the length.
+//! All sizes are rounded up to whole tiles of 32, so that no kernel has an edge to treat; the
+//! padding holds zeros and changes no sum. Every matrix is in bf16 in the order that AMX's
+//! `tdpbf16ps` and AVX-512's widening loads both want (see [`Matrix`]), so one file serves every
+//! CPU. Folded in at packing: 1/√d and log₂e into the query projection (the attention works with
+//! powers of two), Q, K and V into one matrix. The bytes are drawn in this folder's README.
+
+use super::kernels::to_bf16;
+use crate::model::{Config, ModelError, Precision, Tensors};
+use std::ops::Range;
+
+const MAGIC: [u8; 4] = *b"DFWT";
+const VERSION: u32 = 1;
+const HEADER: usize = 64;
+const ALIGN: usize = 64;
+/// Rows and columns of every matrix are multiples of this.
+pub(crate) const TILE: usize = 32;
+/// Values of an embedding row that share a scale.
+const GROUP: usize = 32;
+
+/// Sizes as computed with: what the configuration says, rounded up to whole tiles.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Dims {
+    pub layers: usize,
+    pub heads: usize,
+    pub vocab_size: usize,
+    pub max_positions: usize,
+    pub eps: f32,
+    /// Width of a token's state, and the same padded.
+    pub hidden: usize,
+    pub hidden_padded: usize,
+    /// Width of a head, and the same padded.
+    pub head: usize,
+    pub head_padded: usize,
+    /// Width of the feed-forward's inner layer, and the same padded.
+    pub inner: usize,
+    pub inner_padded: usize,
+}
+
+impl Dims {
+    fn new(c: &Config) -> Result<Dims, ModelError> {
+        c.check()?;
+        let head = c.hidden / c.heads;
+        Ok(Dims {
+            layers: c.layers,
+            heads: c.heads,
+            vocab_size: c.vocab_size,
+            max_positions: c.max_positions,
+            eps: c.layer_norm_eps,
+            hidden: c.hidden,
+            hidden_padded: c.hidden.next_multiple_of(TILE),
+            head,
+            head_padded: head.next_multiple_of(TILE),
+            inner: c.intermediate,
+            inner_padded: c.intermediate.next_multiple_of(TILE),
+        })
+    }
+
+    /// Width of all heads' outputs side by side.
+    pub(crate) fn context(&self) -> usize {
+        self.heads * self.head_padded
+    }
+
+    /// Width of Q, K and V side by side.
+    pub(crate) fn qkv(&self) -> usize {
+        3 * self.context()
+    }
+}
+
+/// A linear layer's weights, `n` outputs by `k` inputs, both multiples of 32.
+///
+/// Panels of 32 outputs follow one another; a panel is a row of `k / 32` steps, a step two tiles of
+/// 16 outputs each, a tile 16 rows of 64 bytes. Row r of a tile holds, for its 16 outputs in turn,
+/// the weights of inputs 2r and 2r + 1 of the step's 32.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'m> {
+    pub tiles: &'m [u16],
+    pub n: usize,
+    pub k: usize,
+}
+
+/// Scale and shift of a layer norm, padded with zeros.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm<'m> {
+    pub weight: &'m [f32],
+    pub bias: &'m [f32],
+}
+
+/// A linear layer with its bias.
+#[derive(Clone, Copy)]
+pub(crate) struct Linear<'m> {
+    pub weight: Matrix<'m>,
+    pub bias: &'m [f32],
+}
+
+/// One transformer layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Layer<'m> {
+    pub qkv: Linear<'m>,
+    pub out: Linear<'m>,
+    pub attention_norm: Norm<'m>,
+    pub up: Linear<'m>,
+    pub down: Linear<'m>,
+    pub output_norm: Norm<'m>,
+}
+
+/// A checked view of packed weights; borrows every byte of them.
+#[derive(Clone, Copy)]
+pub struct Weights<'m> {
+    bytes: &'m [u8],
+    dims: Dims,
+}
+
+impl<'m> Weights<'m> {
+    /// Reads the header of `bytes`, which must lie at a multiple of 64 and be exactly one block.
+    ///
+    /// # Errors
+    /// [`ModelError::Packed`] on another magic number, version, precision, length or alignment.
+    pub fn from_bytes(bytes: &'m [u8]) -> Result<Weights<'m>, ModelError> {
+        let bad = |expected, got| ModelError::Packed { expected, got };
+        if cfg!(target_endian = "big") {
+            return Err(bad("a little-endian CPU", "a big-endian one".into()));
+        }
+        if bytes.len() < HEADER {
+            return Err(bad("weights with a header of 64 bytes", format!("{} bytes", bytes.len())));
+        }
+        if !(bytes.as_ptr() as usize).is_multiple_of(ALIGN) {
+            return Err(bad("weights at a multiple of 64", format!("{:p}", bytes.as_ptr())));
+        }
+        if bytes[..4] != MAGIC {
+            return Err(bad("weights that begin with \"DFWT\"", format!("{:?}", &bytes[..4])));
+        }
+        let word = |i: usize| {
+            u32::from_le_bytes(bytes[4 * i..][..4].try_into().expect("four bytes of the header"))
+        };
+        if word(1) != VERSION {
+            return Err(bad("weights of version 1", word(1).to_string()));
+        }
+        if word(2) != precision_code(Precision::Bf16)? {
+            return Err(bad("a precision code of 1 (bf16)", word(2).to_string()));
+        }
+        let config = Config {
+            layers: word(3) as usize,
+            hidden: word(4) as usize,
+            heads: word(5) as usize,
+            intermediate: word(6) as usize,
+            vocab_size: word(7) as usize,
+            max_positions: word(8) as usize,
+            layer_norm_eps: f32::from_bits(word(9)),
+        };
+        let dims = Dims::new(&config)?;
+        let length = Layout::new(&dims).length;
+        if bytes.len() != length {
+            return Err(bad("weights as long as their header says", {
+                format!("{} bytes, not {length}", bytes.len())
+            }));
+        }
+        Ok(Weights { bytes, dims })
+    }
+
+    pub(crate) fn dims(&self) -> &Dims {
+        &self.dims
+    }
+
+    /// Width of a vector.
+    pub fn dimensions(&self) -> usize {
+        self.dims.hidden
+    }
+
+    /// Longest text in tokens.
+    pub fn max_positions(&self) -> usize {
+        self.dims.max_positions
+    }
+
+    /// Rows of the token embedding; ids are below it.
+    pub fn vocab_size(&self) -> usize {
+        self.dims.vocab_size
+    }
+
+    /// Transformer layers.
+    pub fn layers(&self) -> usize {
+        self.dims.layers
+    }
+
+    /// The sizes as configured.
+    pub fn config(&self) -> Config {
+        let d = &self.dims;
+        Config {
+            layers: d.layers,
+            hidden: d.hidden,
+            heads: d.heads,
+            intermediate: d.inner,
+            vocab_size: d.vocab_size,
+            max_positions: d.max_positions,
+            layer_norm_eps: d.eps,
+        }
+    }
+
+    pub(crate) fn embeddings(&self) -> Embeddings<'m> {
+        let layout = Layout::new(&self.dims);
+        Embeddings {
+            words: self.read(layout.words),
+            scales: self.read(layout.scales),
+            positions: self.read(layout.positions),
+            norm: self.norm(layout.norm),
+            width: self.dims.hidden_padded,
+        }
+    }
+
+    pub(crate) fn layer(&self, index: usize) -> Layer<'m> {
+        let at = LayerLayout::new(&self.dims, Layout::new(&self.dims).layer_start(index));
+        let d = &self.dims;
+        let linear = |(weight, bias): (Range<usize>, Range<usize>), n, k| Linear {
+            weight: Matrix { tiles: self.read(weight), n, k },
+            bias: self.read(bias),
+        };
+        Layer {
+            qkv: linear(at.qkv, d.qkv(), d.hidden_padded),
+            out: linear(at.out, d.hidden_padded, d.context()),
+            attention_norm: self.norm(at.attention_norm),
+            up: linear(at.up, d.inner_padded, d.hidden_padded),
+            down: linear(at.down, d.hidden_padded, d.inner_padded),
+            output_norm: self.norm(at.output_norm),
+        }
+    }
+
+    fn norm(&self, (weight, bias): (Range<usize>, Range<usize>)) -> Norm<'m> {
+        Norm { weight: self.read(weight), bias: self.read(bias) }
+    }
+
+    fn read<T: bytemuck::Pod>(&self, range: Range<usize>) -> &'m [T] {
+        bytemuck::cast_slice(&self.bytes[range])
+    }
+}
+
+/// The embedding tables. A word's row is `width` int8 with a bf16 scale for each 32 of them.
+pub(crate) struct Embeddings<'m> {
+    pub words: &'m [i8],
+    pub scales: &'m [u16],
+    pub positions: &'m [f32],
+    pub norm: Norm<'m>,
+    pub width: usize,
+}
+
+impl<'m> Embeddings<'m> {
+    /// A word's row and its scales.
+    pub(crate) fn word(&self, id: usize) -> (&'m [i8], &'m [u16]) {
+        let scales = self.width / GROUP;
+        (&self.words[id * self.width..][..self.width], &self.scales[id * scales..][..scales])
+    }
+
+    /// A position's row.
+    pub(crate) fn position(&self, at: usize) -> &'m [f32] {
+        &self.positions[at * self.width..][..self.width]
+    }
+}
+
+/// Packs a model's tensors.
+///
+/// # Errors
+/// What [`Tensors::tensor`] says of a missing, misshapen or non-finite tensor, and
+/// [`ModelError::Config`] for sizes out of range.
+pub fn pack_weights(
+    config: &Config,
+    tensors: &dyn Tensors,
+    precision: Precision,
+) -> Result<Vec<u8>, ModelError> {
+    let dims = Dims::new(config)?;
+    let layout = Layout::new(&dims);
+    let mut out = vec![0u8; layout.length];
+    out[..4].copy_from_slice(&MAGIC);
+    let words = [
+        VERSION,
+        precision_code(precision)?,
+        dims.layers as u32,
+        dims.hidden as u32,
+        dims.heads as u32,
+        dims.inner as u32,
+        dims.vocab_size as u32,
+        dims.max_positions as u32,
+        dims.eps.to_bits(),
+    ];
+    for (i, word) in words.iter().enumerate() {
+        out[4 + 4 * i..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+    out[40..48].copy_from_slice(&(layout.length as u64).to_le_bytes());
+    pack_embeddings(&dims, &layout, tensors, &mut out)?;
+    for index in 0..dims.layers {
+        pack_layer(&dims, &layout, tensors, index, &mut out)?;
+    }
+    Ok(out)
+}
+
+fn precision_code(precision: Precision) -> Result<u32, ModelError> {
+    match precision {
+        Precision::Bf16 => Ok(1),
+        Precision::F32 | Precision::Int8 => Err(ModelError::Unsupported {
+            part: "precision of packed weights",
+            expected: "bf16",
+            got: format!("{precision:?}").to_lowercase(),
+        }),
+    }
+}
+
+fn pack_embeddings(
+    d: &Dims,
+    layout: &Layout,
+    tensors: &dyn Tensors,
+    out: &mut [u8],
+) -> Result<(), ModelError> {
+    let words = tensors.tensor("embeddings.word_embeddings.weight", &[d.vocab_size, d.hidden])?;
+    let groups = d.hidden_padded / GROUP;
+    for (id, row) in words.chunks_exact(d.hidden).enumerate() {
+        for (g, values) in row.chunks(GROUP).enumerate() {
+            let top = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+            // Rounded to bf16 first, so that codes are made for the scale that is stored.
+            let scale = super::kernels::from_bf16(to_bf16(top / 127.0));
+            let at = layout.scales.start + 2 * (id * groups + g);
+            out[at..at + 2].copy_from_slice(&to_bf16(top / 127.0).to_le_bytes());
+            let at = layout.words.start + id * d.hidden_padded + g * GROUP;
+            for (byte, v) in out[at..].iter_mut().zip(values) {
+                let code = if scale > 0.0 { (v / scale).round().clamp(-127.0, 127.0) } else { 0.0 };
+                *byte = code as i8 as u8;
+            }
+        }
+    }
+    let name = "embeddings.position_embeddings.weight";
+    let positions = tensors.tensor(name, &[d.max_positions, d.hidden])?;
+    for (at, row) in positions.chunks_exact(d.hidden).enumerate() {
+        put_f32(out, layout.positions.start + 4 * at * d.hidden_padded, row);
+    }
+    pack_norm(d, tensors, "embeddings.LayerNorm", &layout.norm, out)
+}
+
+fn pack_layer(
+    d: &Dims,
+    layout: &Layout,
+    tensors: &dyn Tensors,
+    index: usize,
+    out: &mut [u8],
+) -> Result<(), ModelError> {
+    let at = LayerLayout::new(d, layout.layer_start(index));
+    let prefix = format!("transformer.layer.{index}");
+    let load = |name: &str, n: usize, k: usize| {
+        let weight = tensors.tensor(&format!("{prefix}.{name}.weight"), &[n, k])?;
+        let bias = tensors.tensor(&format!("{prefix}.{name}.bias"), &[n])?;
+        Ok::<_, ModelError>((weight, bias))
+    };
+    let scale = std::f32::consts::LOG2_E / (d.head as f32).sqrt();
+    for (part, name) in ["q_lin", "k_lin", "v_lin"].into_iter().enumerate() {
+        let (weight, bias) = load(&format!("attention.{name}"), d.hidden, d.hidden)?;
+        let factor = if part == 0 { scale } else { 1.0 };
+        for row in 0..d.hidden {
+            let n = part * d.context() + (row / d.head) * d.head_padded + row % d.head;
+            let values = &weight[row * d.hidden..][..d.hidden];
+            for (k, v) in values.iter().enumerate() {
+                put_weight(out, at.qkv.0.start, d.hidden_padded, n, k, v * factor);
+            }
+            put_f32(out, at.qkv.1.start + 4 * n, &[bias[row] * factor]);
+        }
+    }
+    let (weight, bias) = load("attention.out_lin", d.hidden, d.hidden)?;
+    for (n, values) in weight.chunks_exact(d.hidden).enumerate() {
+        for (col, &v) in values.iter().enumerate() {
+            let k = (col / d.head) * d.head_padded + col % d.head;
+            put_weight(out, at.out.0.start, d.context(), n, k, v);
+        }
+    }
+    put_f32(out, at.out.1.start, &bias);
+    let feed_forward = [
+        (&at.up, "ffn.lin1", d.inner, d.hidden, d.hidden_padded),
+        (&at.down, "ffn.lin2", d.hidden, d.inner, d.inner_padded),
+    ];
+    for (place, name, outputs, inputs, k_padded) in feed_forward {
+        let (weight, bias) = load(name, outputs, inputs)?;
+        for (n, values) in weight.chunks_exact(inputs).enumerate() {
+            for (k, &v) in values.iter().enumerate() {
+                put_weight(out, place.0.start, k_padded, n, k, v);
+            }
+        }
+        put_f32(out, place.1.start, &bias);
+    }
+    pack_norm(d, tensors, &format!("{prefix}.sa_layer_norm"), &at.attention_norm, out)?;
+    pack_norm(d, tensors, &format!("{prefix}.output_layer_norm"), &at.output_norm, out)
+}
+
+fn pack_norm(
+    d: &Dims,
+    tensors: &dyn Tensors,
+    name: &str,
+    at: &(Range<usize>, Range<usize>),
+    out: &mut [u8],
+) -> Result<(), ModelError> {
+    put_f32(out, at.0.start, &tensors.tensor(&format!("{name}.weight"), &[d.hidden])?);
+    put_f32(out, at.1.start, &tensors.tensor(&format!("{name}.bias"), &[d.hidden])?);
+    Ok(())
+}
+
+fn put_f32(out: &mut [u8], at: usize, values: &[f32]) {
+    for (bytes, v) in out[at..at + 4 * values.len()].chunks_exact_mut(4).zip(values) {
+        bytes.copy_from_slice(&v.to_le_bytes());
+    }
+}
+
+/// Stores the weight of output `n` for input `k` in the order of [`Matrix`].
+fn put_weight(out: &mut [u8], start: usize, k_padded: usize, n: usize, k: usize, v: f32) {
+    let step = (n / 32) * (k_padded / 32) + k / 32;
+    let tile = 2 * step + (n % 32) / 16;
+    let value = 512 * tile + 32 * ((k % 32) / 2) + 2 * (n % 16) + k % 2;
+    out[start + 2 * value..][..2].copy_from_slice(&to_bf16(v).to_le_bytes());
+}
+
+/// Hands out consecutive ranges at multiples of 64. Sizes are bounded by [`Config::check`], far below
+/// what 64 bits hold.
+struct Cursor(usize);
+
+impl Cursor {
+    fn take(&mut self, bytes: usize) -> Range<usize> {
+        let start = self.0;
+        self.0 = (start + bytes).next_multiple_of(ALIGN);
+        start..start + bytes
+    }
+
+    fn norm(&mut self, width: usize) -> (Range<usize>, Range<usize>) {
+        (self.take(4 * width), self.take(4 * width))
+    }
+
+    fn linear(&mut self, n: usize, k: usize) -> (Range<usize>, Range<usize>) {
+        (self.take(2 * n * k), self.take(4 * n))
+    }
+}
+
+/// Where everything lies, computed from the sizes alone.
+struct Layout {
+    words: Range<usize>,
+    scales: Range<usize>,
+    positions: Range<usize>,
+    norm: (Range<usize>, Range<usize>),
+    layers: usize,
+    layer_bytes: usize,
+    length: usize,
+}
+
+impl Layout {
+    fn new(d: &Dims) -> Layout {
+        let mut at = Cursor(HEADER);
+        let words = at.take(d.vocab_size * d.hidden_padded);
+        let scales = at.take(2 * d.vocab_size * d.hidden_padded / GROUP);
+        let positions = at.take(4 * d.max_positions * d.hidden_padded);
+        let norm = at.norm(d.hidden_padded);
+        let layers = at.0;
+        let layer_bytes = LayerLayout::new(d, 0).end;
+        let length = layers + d.layers * layer_bytes;
+        Layout { words, scales, positions, norm, layers, layer_bytes, length }
+    }
+
+    fn layer_start(&self, index: usize) -> usize {
+        self.layers + index * self.layer_bytes
+    }
+}
+
+/// Where a layer's parts lie, in the order in which the forward pass reads them.
+struct LayerLayout {
+    qkv: (Range<usize>, Range<usize>),
+    out: (Range<usize>, Range<usize>),
+    attention_norm: (Range<usize>, Range<usize>),
+    up: (Range<usize>, Range<usize>),
+    down: (Range<usize>, Range<usize>),
+    output_norm: (Range<usize>, Range<usize>),
+    end: usize,
+}
+
+impl LayerLayout {
+    fn new(d: &Dims, start: usize) -> LayerLayout {
+        let mut at = Cursor(start);
+        let qkv = at.linear(d.qkv(), d.hidden_padded);
+        let out = at.linear(d.hidden_padded, d.context());
+        let attention_norm = at.norm(d.hidden_padded);
+        let up = at.linear(d.inner_padded, d.hidden_padded);
+        let down = at.linear(d.hidden_padded, d.inner_padded);
+        let output_norm = at.norm(d.hidden_padded);
+        LayerLayout { qkv, out, attention_norm, up, down, output_norm, end: at.0 }
+    }
+}
