@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use distilface_core::encoder;
 use distilface_core::model::{self, ImportOptions, ModelDir, ModelError, Precision};
 
 /// Makes and imports sentence encoders for DistilFace.
@@ -78,6 +79,11 @@ fn import(arguments: ImportArguments) -> Result<(), ModelError> {
     model::import(&arguments.source, &arguments.out, &options, &mut |step| println!("  {step}"))?;
     let opened = ModelDir::open(&arguments.out)?;
     println!("  {} opens and its checksums hold", opened.manifest().name);
+    let packed = encoder::pack_model(&opened)?;
+    let path = arguments.out.join("model.packed");
+    std::fs::write(&path, &packed)
+        .map_err(|source| ModelError::Io { path: path.display().to_string(), source })?;
+    println!("  {} written, {} bytes", path.display(), packed.len());
     Ok(())
 }
 
