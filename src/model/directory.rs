@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::safetensors::{Header, MAX_HEADER, read_header};
 use super::{
-    Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, SafeTensors, TOKENIZER_FILE,
+    Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, Precision, SafeTensors, TOKENIZER_FILE,
     Tensors, WEIGHTS_FILE,
 };
 use crate::text::{TokenizerSpec, compile_vocab};
@@ -83,6 +83,13 @@ impl ModelDir {
     /// The tokenizer, not compiled.
     pub fn tokenizer(&self) -> &TokenizerSpec {
         &self.tokenizer
+    }
+
+    /// The same model, to be packed for another precision, which makes it another revision.
+    pub fn with_precision(mut self, precision: Precision) -> ModelDir {
+        self.manifest.precision = precision;
+        self.manifest.revision = self.manifest.compute_revision();
+        self
     }
 
     /// The compiled vocabulary: the packed form's `VOCA` section.

@@ -1,0 +1,38 @@
+//! What stops a command.
+
+use std::path::Path;
+
+use distilface_core::encoder::EncodeError;
+use distilface_core::model::ModelError;
+
+/// Printed as one line, with exit status 1.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("embedding: {0}")]
+    Encode(#[from] EncodeError),
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+    /// A data file is not of the form that was asked for.
+    #[error("{path}, line {line}: expected {expected}, got {got}")]
+    Data { path: String, line: usize, expected: &'static str, got: String },
+    /// A data file lacks what the command is for.
+    #[error("{path}: expected {expected}, found none")]
+    Missing { path: String, expected: &'static str },
+}
+
+impl Error {
+    pub fn io(path: &Path, source: std::io::Error) -> Error {
+        Error::Io { path: path.display().to_string(), source }
+    }
+
+    pub fn data(path: &Path, line: usize, expected: &'static str, got: &str) -> Error {
+        let got = got.chars().take(80).collect();
+        Error::Data { path: path.display().to_string(), line, expected, got }
+    }
+
+    pub fn missing(path: &Path, expected: &'static str) -> Error {
+        Error::Missing { path: path.display().to_string(), expected }
+    }
+}

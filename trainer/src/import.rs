@@ -1,0 +1,72 @@
+//! `distilface-train import`: another's model directory into ours, with its packed form.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use distilface_core::encoder::pack_model;
+use distilface_core::model::{self, ImportOptions, ModelDir, Precision};
+
+use crate::error::Error;
+use crate::PACKED_FILE;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The directory with config.json and model.safetensors
+    #[arg(value_name = "DIR")]
+    source: PathBuf,
+    /// The directory to write; it must not be there yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The model's name in the database [default: the name of the output directory]
+    #[arg(long)]
+    name: Option<String>,
+    /// Cut texts at so many tokens [default: as the source does]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// What the packed form computes with
+    #[arg(long, value_enum, default_value = "bf16")]
+    precision: PrecisionArgument,
+    /// Where the model comes from, for the record
+    #[arg(long, value_name = "TEXT")]
+    source_note: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PrecisionArgument {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl From<PrecisionArgument> for Precision {
+    fn from(argument: PrecisionArgument) -> Precision {
+        match argument {
+            PrecisionArgument::F32 => Precision::F32,
+            PrecisionArgument::Bf16 => Precision::Bf16,
+            PrecisionArgument::Int8 => Precision::Int8,
+        }
+    }
+}
+
+pub fn run(arguments: Arguments) -> Result<(), Error> {
+    let options = ImportOptions {
+        name: Some(arguments.name.unwrap_or_else(|| model_name(&arguments.out))),
+        max_tokens: arguments.max_tokens,
+        precision: arguments.precision.into(),
+        source: arguments.source_note,
+    };
+    println!("importing {}", arguments.source.display());
+    model::import(&arguments.source, &arguments.out, &options, &mut |step| println!("  {step}"))?;
+    // What was written is packed as it will be read, with every checksum compared.
+    let packed = pack_model(&ModelDir::open(&arguments.out)?)?;
+    let path = arguments.out.join(PACKED_FILE);
+    std::fs::write(&path, &packed).map_err(|source| Error::io(&path, source))?;
+    println!("  {} written, {:.1} MB", path.display(), packed.len() as f64 / 1e6);
+    Ok(())
+}
+
+/// The output directory's name, without the ending that a build gives it while it is made.
+fn model_name(out: &Path) -> String {
+    let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.strip_suffix(".new").unwrap_or(&name).to_lowercase()
+}
