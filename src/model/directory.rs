@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::safetensors::{Header, MAX_HEADER, read_header};
 use super::{
-    Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, Precision, SafeTensors, TOKENIZER_FILE,
-    Tensors, WEIGHTS_FILE,
+    Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, Precision, SafeTensors,
+    TOKENIZER_FILE, Tensors, WEIGHTS_FILE,
 };
 use crate::text::{TokenizerSpec, compile_vocab};
 

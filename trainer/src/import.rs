@@ -6,8 +6,8 @@ use clap::ValueEnum;
 use distilface_core::encoder::pack_model;
 use distilface_core::model::{self, ImportOptions, ModelDir, Precision};
 
-use crate::error::Error;
 use crate::PACKED_FILE;
+use crate::error::Error;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -50,7 +50,9 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Result<(), Error> {
     if arguments.sts.is_none()
-        && [&arguments.retrieval, &arguments.pairs, &arguments.triplets].iter().all(|l| l.is_empty())
+        && [&arguments.retrieval, &arguments.pairs, &arguments.triplets]
+            .iter()
+            .all(|l| l.is_empty())
     {
         return Err(Error::missing(
             Path::new("command line"),

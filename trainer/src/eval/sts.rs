@@ -100,10 +100,10 @@ fn read(path: &Path) -> Result<BTreeMap<(String, String), Vec<Pair>>, Error> {
             return Err(Error::data(path, number, "a score", score));
         };
         let sentences = [(*first).to_owned(), (*second).to_owned()];
-        splits.entry(((*task).to_owned(), (*split).to_owned())).or_default().push(Pair {
-            score,
-            sentences,
-        });
+        splits
+            .entry(((*task).to_owned(), (*split).to_owned()))
+            .or_default()
+            .push(Pair { score, sentences });
     }
     if splits.is_empty() {
         return Err(Error::missing(path, "scored pairs"));
