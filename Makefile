@@ -41,9 +41,9 @@ $(MODEL): scripts/model.sh $(wildcard trainer/src/*.rs src/model/*.rs src/text/*
 	@touch $@
 
 .PHONY: build
-build: model ## compile the whole workspace, once, in the release profile
+build: tools-test model ## compile the whole workspace, once, in the release profile
 	$(call say,building the workspace)
-	@cargo build --release --workspace --all-targets --locked
+	@cargo build --release --workspace --locked && cargo nextest run --no-run --release --workspace --locked
 
 .PHONY: install
 install: model ## install the extension into the local PostgreSQL (PG_CONFIG=…)
