@@ -102,6 +102,8 @@ fn weights(config: &Config, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelError
     write_safetensors(&named?)
 }
 
+const POOLING_DIRECTORY: &str = "1_Pooling";
+
 /// Every file but the weights and the manifest.
 fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
     let pretty = |value: serde_json::Value| format!("{value:#}\n").into_bytes();
@@ -126,13 +128,24 @@ fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
     tokenizer_config["tokenize_chinese_chars"] = tokenizer.handle_chinese_chars.into();
     tokenizer_config["model_max_length"] = config.max_positions.into();
 
-    let mut modules = vec![
-        json!({ "idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer" }),
-        json!({ "idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling" }),
-    ];
-    if model.normalize {
-        modules.push(json!({ "idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize" }));
+    let weights = model.pooling.state_weights(config.layers);
+    let mixes_layers = weights.iter().filter(|weight| **weight != 0.0).count() > 1;
+    let mut kinds = vec![("", "Transformer")];
+    if mixes_layers {
+        kinds.push(("1_WeightedLayerPooling", "WeightedLayerPooling"));
     }
+    kinds.push((POOLING_DIRECTORY, "Pooling"));
+    if model.normalize {
+        kinds.push(("2_Normalize", "Normalize"));
+    }
+    let modules: Vec<serde_json::Value> = kinds
+        .iter()
+        .enumerate()
+        .map(|(at, (path, kind))| {
+            let kind = format!("sentence_transformers.models.{kind}");
+            json!({ "idx": at, "name": at.to_string(), "path": path, "type": kind })
+        })
+        .collect();
     let prompts = match &model.prompts {
         Prompts { query, passage } if query.is_empty() && passage.is_empty() => json!({}),
         Prompts { query, passage } => json!({ "query": query, "document": passage }),
@@ -160,6 +173,7 @@ fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
                 "initializer_range": 0.02,
                 "sinusoidal_pos_embds": false,
                 "torch_dtype": "float32",
+                "output_hidden_states": mixes_layers,
             })),
         ),
         (TOKENIZER_FILE, tokenizer.to_json()),
@@ -191,7 +205,21 @@ fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
             })),
         ),
     ];
-    files.map(|(name, bytes)| (name.to_owned(), bytes)).into()
+    let mut files: Vec<(String, Vec<u8>)> =
+        files.map(|(name, bytes)| (name.to_owned(), bytes)).into();
+    if mixes_layers {
+        let settings = json!({
+            "word_embedding_dimension": config.hidden, "layer_start": 0,
+            "num_hidden_layers": config.layers,
+        });
+        files.push(("1_WeightedLayerPooling/config.json".to_owned(), pretty(settings)));
+        let shape = vec![weights.len()];
+        let weights =
+            NamedTensor { name: "layer_weights".to_owned(), shape, values: weights.into() };
+        let bytes = write_safetensors(&[weights]).expect("the shape is the values' length");
+        files.push(("1_WeightedLayerPooling/model.safetensors".to_owned(), bytes));
+    }
+    files
 }
 
 fn write_files(directory: &Path, files: &[(String, Vec<u8>)]) -> Result<(), ModelError> {

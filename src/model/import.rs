@@ -34,6 +34,8 @@ pub struct ImportOptions {
     pub name: Option<String>,
     /// Where text is cut; as in the directory where absent.
     pub max_tokens: Option<usize>,
+    /// How token states become a vector; as in the directory where absent.
+    pub pooling: Option<Pooling>,
     /// What the packed form computes with.
     pub precision: Precision,
     /// Noted in the manifest.
@@ -42,7 +44,13 @@ pub struct ImportOptions {
 
 impl Default for ImportOptions {
     fn default() -> ImportOptions {
-        ImportOptions { name: None, max_tokens: None, precision: Precision::Bf16, source: None }
+        ImportOptions {
+            name: None,
+            max_tokens: None,
+            pooling: None,
+            precision: Precision::Bf16,
+            source: None,
+        }
     }
 }
 
@@ -60,7 +68,8 @@ pub fn import(
     if !source.is_dir() {
         return Err(io(source, std::io::Error::other("not a directory")));
     }
-    let layout = Layout::read(source)?;
+    let mut layout = Layout::read(source)?;
+    layout.pooling = options.pooling.unwrap_or(layout.pooling);
     let encoder = layout.transformer.clone();
     let (family, config) = read_config(&encoder.join("config.json"))?;
     config.check()?;

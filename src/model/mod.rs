@@ -158,6 +158,26 @@ impl Pooling {
             Pooling::MeanLast4 => "mean_last4",
         }
     }
+
+    /// The weight of each state in the mean that is pooled, the embedding output first and the
+    /// last layer last, `layers` + 1 in all. They add up to 1. A model of fewer layers than the
+    /// mean calls for averages what it has.
+    pub fn state_weights(self, layers: usize) -> Vec<f32> {
+        let mut weights = vec![0.0; layers + 1];
+        let last = match self {
+            Pooling::Cls | Pooling::Mean => 1,
+            Pooling::MeanFirstLast => {
+                weights[0] += 0.5;
+                weights[layers] += 0.5;
+                return weights;
+            }
+            Pooling::MeanLast2 => 2,
+            Pooling::MeanLast4 => 4,
+        };
+        let last = last.min(layers + 1);
+        weights[layers + 1 - last..].fill(1.0 / last as f32);
+        weights
+    }
 }
 
 /// An encoder's weights by name, as f32 in row-major order, under DistilBERT's names without

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use distilface_core::encoder::pack_model;
-use distilface_core::model::{self, ImportOptions, ModelDir, Precision};
+use distilface_core::model::{self, ImportOptions, ModelDir, Pooling, Precision};
 
 use crate::PACKED_FILE;
 use crate::error::Error;
@@ -23,6 +23,9 @@ pub struct Arguments {
     /// Cut texts at so many tokens [default: as the source does]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
+    /// How token states become a vector [default: as the source says]
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingArgument>,
     /// What the packed form computes with
     #[arg(long, value_enum, default_value = "bf16")]
     precision: PrecisionArgument,
@@ -48,10 +51,35 @@ impl From<PrecisionArgument> for Precision {
     }
 }
 
+/// The last three are means over layers and then over tokens.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PoolingArgument {
+    Cls,
+    Mean,
+    MeanFirstLast,
+    #[value(name = "mean-last2")]
+    MeanLast2,
+    #[value(name = "mean-last4")]
+    MeanLast4,
+}
+
+impl From<PoolingArgument> for Pooling {
+    fn from(argument: PoolingArgument) -> Pooling {
+        match argument {
+            PoolingArgument::Cls => Pooling::Cls,
+            PoolingArgument::Mean => Pooling::Mean,
+            PoolingArgument::MeanFirstLast => Pooling::MeanFirstLast,
+            PoolingArgument::MeanLast2 => Pooling::MeanLast2,
+            PoolingArgument::MeanLast4 => Pooling::MeanLast4,
+        }
+    }
+}
+
 pub fn run(arguments: Arguments) -> Result<(), Error> {
     let options = ImportOptions {
         name: Some(arguments.name.unwrap_or_else(|| model_name(&arguments.out))),
         max_tokens: arguments.max_tokens,
+        pooling: arguments.pooling.map(Pooling::from),
         precision: arguments.precision.into(),
         source: arguments.source_note,
     };

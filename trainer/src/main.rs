@@ -2,15 +2,18 @@
 //!
 //! `import` turns a sentence-transformers or Hugging Face directory into a DistilFace model
 //! directory with its packed form, which the extension compiles in or loads. `eval` scores a model
-//! on similarity and on search.
+//! on similarity and on search; `embed` shows its vectors.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod embed;
+mod embedder;
 mod error;
 mod eval;
 mod import;
+mod lines;
 
 /// The packed model's file in a model directory.
 pub const PACKED_FILE: &str = "model.packed";
@@ -29,12 +32,15 @@ enum Command {
     Import(import::Arguments),
     /// Score a model: the STS tasks, retrieval, alignment and uniformity, your own pairs
     Eval(eval::Arguments),
+    /// Embed the lines of standard input, one JSON array a line (null for a blank line)
+    Embed(embed::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Import(arguments) => import::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Embed(arguments) => embed::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,23 +3,20 @@
 //! Everything is computed by the encoder that serves queries, in the precision of the model's
 //! manifest unless another is asked for, so that a score is one that users get.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use distilface_core::encoder::{Context, InputKind, SentenceEncoder, pack_model};
-use distilface_core::model::{ModelDir, Precision};
+use distilface_core::encoder::SentenceEncoder;
+use distilface_core::model::Precision;
 use serde_json::json;
 
-use crate::PACKED_FILE;
+use crate::embedder::{AlignedBlock, Embedder, read_model};
 use crate::error::Error;
 use crate::import::PrecisionArgument;
 
 mod pairs;
 mod retrieval;
 mod statistics;
-mod sts;
+pub mod sts;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -59,7 +56,8 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
             "--sts, --retrieval, --pairs or --triplets",
         ));
     }
-    let block = AlignedBlock::new(&read_model(&arguments.model, arguments.precision)?);
+    let block =
+        AlignedBlock::new(&read_model(&arguments.model, arguments.precision.map(Precision::from))?);
     let encoder = SentenceEncoder::from_packed(block.bytes())?;
     let manifest = encoder.manifest();
     println!(
@@ -70,9 +68,7 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
         encoder.encoder().kernel(),
         manifest.max_tokens
     );
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let context = Context::new(arguments.threads.unwrap_or(all).max(1));
-    let mut embedder = Embedder { encoder: &encoder, context, truncated: 0, tokens: 0 };
+    let mut embedder = Embedder::new(&encoder, arguments.threads);
 
     let mut report = json!({
         "model": manifest.name, "revision": manifest.revision,
@@ -98,138 +94,4 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
         std::fs::write(path, text).map_err(|source| Error::io(path, source))?;
     }
     Ok(())
-}
-
-/// The packed model of a directory or a file.
-fn read_model(path: &Path, precision: Option<PrecisionArgument>) -> Result<Vec<u8>, Error> {
-    let packed = if path.is_dir() { path.join(PACKED_FILE) } else { path.to_owned() };
-    if path.is_dir() && (precision.is_some() || !packed.exists()) {
-        let mut directory = ModelDir::open(path)?;
-        if let Some(precision) = precision {
-            directory = directory.with_precision(Precision::from(precision));
-        }
-        return Ok(pack_model(&directory)?);
-    }
-    if precision.is_some() {
-        return Err(Error::missing(path, "a model directory, which --precision packs anew"));
-    }
-    std::fs::read(&packed).map_err(|source| Error::io(&packed, source))
-}
-
-/// A packed model at the alignment that its reader asks for.
-struct AlignedBlock {
-    bytes: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl AlignedBlock {
-    const ALIGN: usize = distilface_core::model::SECTION_ALIGN;
-
-    fn new(block: &[u8]) -> AlignedBlock {
-        let mut bytes = vec![0; block.len() + AlignedBlock::ALIGN];
-        let start = bytes.as_ptr().align_offset(AlignedBlock::ALIGN);
-        bytes[start..start + block.len()].copy_from_slice(block);
-        AlignedBlock { bytes, start, len: block.len() }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[self.start..self.start + self.len]
-    }
-}
-
-/// The encoder with what it has been used for.
-struct Embedder<'e, 'm> {
-    encoder: &'e SentenceEncoder<'m>,
-    context: Context,
-    truncated: usize,
-    tokens: usize,
-}
-
-/// Texts in a call, between two progress lines.
-const CHUNK: usize = 2_048;
-
-impl Embedder<'_, '_> {
-    /// Vectors of length 1, one a text; zeros for a blank one, whose similarity to all is 0.
-    fn embed(&mut self, what: &str, texts: &[&str], kind: InputKind) -> Result<Vectors, Error> {
-        let dimensions = self.encoder.manifest().dimensions;
-        let mut values = Vec::with_capacity(texts.len() * dimensions);
-        let mut done = 0;
-        for chunk in texts.chunks(CHUNK) {
-            let embedded = self.encoder.embed(chunk, kind, &mut self.context)?;
-            self.truncated += embedded.truncated;
-            self.tokens += embedded.tokens;
-            for vector in embedded.vectors() {
-                let start = values.len();
-                match vector {
-                    Some(vector) => values.extend_from_slice(vector),
-                    None => values.resize(start + dimensions, 0.0),
-                }
-                normalize(&mut values[start..]);
-            }
-            done += chunk.len();
-            eprint!("\r{what}: {done} of {} texts", texts.len());
-        }
-        eprintln!();
-        Ok(Vectors { values, dimensions })
-    }
-
-    /// The same, each text that stands more than once embedded once.
-    fn embed_distinct(&mut self, what: &str, texts: &[&str]) -> Result<Vectors, Error> {
-        let mut place = HashMap::new();
-        let mut distinct = Vec::new();
-        for text in texts {
-            place.entry(*text).or_insert_with(|| {
-                distinct.push(*text);
-                distinct.len() - 1
-            });
-        }
-        let vectors = self.embed(what, &distinct, InputKind::Passage)?;
-        let dimensions = vectors.dimensions;
-        let values = texts.iter().flat_map(|text| vectors.row(place[text]).iter().copied());
-        Ok(Vectors { values: values.collect(), dimensions })
-    }
-}
-
-/// Vectors end to end.
-struct Vectors {
-    values: Vec<f32>,
-    dimensions: usize,
-}
-
-impl Vectors {
-    fn row(&self, i: usize) -> &[f32] {
-        &self.values[i * self.dimensions..(i + 1) * self.dimensions]
-    }
-
-    fn len(&self) -> usize {
-        self.values.len() / self.dimensions
-    }
-}
-
-fn normalize(vector: &mut [f32]) {
-    let norm = dot(vector, vector).sqrt();
-    if norm > 0.0 {
-        vector.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
-    }
-}
-
-/// In double precision: rank correlations hang on close values.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-/// The lines of a text file, plain or gzip, with their numbers from 1.
-fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(usize, String), Error>>, Error> {
-    let file = File::open(path).map_err(|source| Error::io(path, source))?;
-    let reader: Box<dyn BufRead> = match path.extension() {
-        Some(extension) if extension == "gz" => {
-            Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file)))
-        }
-        _ => Box::new(BufReader::new(file)),
-    };
-    let path = path.to_owned();
-    Ok(reader.lines().enumerate().map(move |(at, line)| {
-        line.map(|line| (at + 1, line)).map_err(|source| Error::io(&path, source))
-    }))
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::statistics::spearman;
-use super::{Embedder, dot, lines};
+use crate::embedder::{Embedder, dot};
 use crate::error::Error;
+use crate::lines::lines;
 
 /// Spearman's correlation of cosine and score.
 pub fn scored(path: &Path, embedder: &mut Embedder) -> Result<Value, Error> {

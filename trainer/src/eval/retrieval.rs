@@ -12,8 +12,9 @@ use distilface_core::encoder::InputKind;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Embedder, dot, lines};
+use crate::embedder::{Embedder, dot};
 use crate::error::Error;
+use crate::lines::lines;
 
 /// Documents kept for a query.
 const DEPTH: usize = 100;

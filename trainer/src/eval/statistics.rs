@@ -1,6 +1,6 @@
 //! Rank correlation, alignment and uniformity.
 
-use super::{Vectors, dot};
+use crate::embedder::{Vectors, dot};
 
 /// Spearman's rank correlation, ties sharing their mean rank. NaN where a side is constant.
 pub fn spearman(a: &[f64], b: &[f64]) -> f64 {

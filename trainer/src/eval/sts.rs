@@ -9,8 +9,9 @@ use distilface_core::encoder::InputKind;
 use serde_json::{Value, json};
 
 use super::statistics::{alignment, spearman, uniformity};
-use super::{Embedder, dot, lines};
+use crate::embedder::{Embedder, dot};
 use crate::error::Error;
+use crate::lines::lines;
 
 /// The seven tasks as the file names them, and whether each is one of the paper's five.
 const TASKS: [(&str, bool); 7] = [
