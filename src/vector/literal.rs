@@ -61,15 +61,27 @@ pub enum LiteralError {
 pub struct Excerpt(String);
 
 impl Excerpt {
-    fn new(rest: &[u8]) -> Excerpt {
-        const MAX_CHARS: usize = 32;
+    /// The head of `rest` in quotes; what is not printable ASCII is escaped, as the input may be in
+    /// any encoding.
+    pub fn new(rest: &[u8]) -> Excerpt {
+        const MAX_BYTES: usize = 40;
         if rest.is_empty() {
             return Excerpt("the end of the input".into());
         }
-        let head = String::from_utf8_lossy(&rest[..rest.len().min(4 * MAX_CHARS)]);
-        let cut: String = head.chars().take(MAX_CHARS).collect();
-        let dots = if cut.len() < head.len() || head.len() < rest.len() { "..." } else { "" };
-        Excerpt(format!("\"{cut}{dots}\""))
+        let mut text = String::from("\"");
+        for &byte in &rest[..rest.len().min(MAX_BYTES)] {
+            match byte {
+                b' '..=b'~' => text.push(byte.into()),
+                _ => text.extend(byte.escape_ascii().map(char::from)),
+            }
+        }
+        text.push_str(if rest.len() > MAX_BYTES { "...\"" } else { "\"" });
+        Excerpt(text)
+    }
+
+    /// The text of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -9,8 +9,12 @@
 
 pub mod array;
 pub mod buffers;
+pub mod embedding;
+pub mod hash;
 pub mod interrupts;
+pub mod numbers;
 pub mod report;
 pub mod statement;
 pub mod text;
+pub mod varlena;
 pub mod vector;

@@ -1,0 +1,108 @@
+//! The distance operators and the functions of one vector.
+
+use distilface_core::vector::{self, Metric};
+use pgrx::pg_extern;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+
+use super::{Embedding, EmbeddingRef, check_same_dims};
+use crate::pg::report::Report;
+
+/// `<->`
+#[pg_extern(sql = false)]
+fn embedding_l2_distance(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+    distance(Metric::L2, &a, &b)
+}
+
+/// `<#>`
+#[pg_extern(sql = false)]
+fn embedding_negative_inner_product(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+    distance(Metric::InnerProduct, &a, &b)
+}
+
+/// `<=>`
+#[pg_extern(sql = false)]
+fn embedding_cosine_distance(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+    distance(Metric::Cosine, &a, &b)
+}
+
+/// `<+>`
+#[pg_extern(sql = false)]
+fn embedding_l1_distance(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+    distance(Metric::L1, &a, &b)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_similarity_embedding(a: EmbeddingRef, b: EmbeddingRef) -> f32 {
+    (1.0 - distance(Metric::Cosine, &a, &b)) as f32
+}
+
+#[inline]
+fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+    check_same_dims(a, b);
+    metric.distance(a, b)
+}
+
+#[pg_extern(sql = false)]
+fn embedding_dims(x: EmbeddingRef) -> i32 {
+    x.len() as i32
+}
+
+#[pg_extern(sql = false)]
+fn embedding_norm(x: EmbeddingRef) -> f64 {
+    vector::norm(&x)
+}
+
+#[pg_extern(sql = false)]
+fn embedding_l2_normalize(x: EmbeddingRef) -> Embedding {
+    let mut x = x.to_vec();
+    vector::l2_normalize(&mut x);
+    Embedding::new(&x)
+}
+
+/// Support function 1 of the operator classes of `distilface_hnsw`: which metric (low byte,
+/// [`Metric::code`]) and which kind of numbers (next byte: 0 single, 1 half precision) it is for.
+macro_rules! hnsw_support {
+    ($($name:ident: $metric:expr, $element:expr;)*) => {$(
+        #[pg_extern(sql = false)]
+        fn $name(_unused: Option<pgrx::Internal>) -> i32 {
+            i32::from($metric.code()) | ($element as i32) << 8
+        }
+    )*};
+}
+
+/// How an indexed column's type holds its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Element {
+    Single = 0,
+    Half = 1,
+}
+
+hnsw_support! {
+    embedding_hnsw_l2: Metric::L2, Element::Single;
+    embedding_hnsw_ip: Metric::InnerProduct, Element::Single;
+    embedding_hnsw_cosine: Metric::Cosine, Element::Single;
+    embedding_hnsw_l1: Metric::L1, Element::Single;
+    halfvec_hnsw_l2: Metric::L2, Element::Half;
+    halfvec_hnsw_ip: Metric::InnerProduct, Element::Half;
+    halfvec_hnsw_cosine: Metric::Cosine, Element::Half;
+    halfvec_hnsw_l1: Metric::L1, Element::Half;
+}
+
+/// Dimensions `start` to `start + count − 1`, counted from 1 and cut to those that there are, as
+/// `substring` does.
+#[pg_extern(sql = false)]
+fn embedding_subvector(x: EmbeddingRef, start: i32, count: i32) -> Embedding {
+    let (start, count) = (i64::from(start), i64::from(count));
+    let dims = x.len() as i64;
+    let first = start.clamp(1, dims + 1) - 1;
+    let end = (start + count - 1).clamp(first, dims);
+    if first == end {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            "embedding must have at least 1 dimension",
+        )
+        .detail(format!("Dimensions {start} to {} of {dims} are none.", start + count - 1))
+        .raise()
+    }
+    Embedding::new(&x[first as usize..end as usize])
+}
