@@ -118,8 +118,9 @@ fn sum_exactly(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
 /// 1 − dot / (|a| |b|) from the inner product and the squared norms; within 0 to 2 despite rounding,
 /// NaN when a norm is 0.
 fn cosine_from_terms(dot: f64, a_squared: f64, b_squared: f64) -> f64 {
-    // Two square roots: the product of the squares may leave the range that each of them is in.
-    let similarity = dot / (a_squared.sqrt() * b_squared.sqrt());
+    // One square root, of a product that double precision holds for any two vectors: of parallel
+    // vectors it is exact.
+    let similarity = dot / (a_squared * b_squared).sqrt();
     1.0 - similarity.clamp(-1.0, 1.0)
 }
 

@@ -7,8 +7,8 @@
 //! absolute values of the terms, and the integer kernel is exact. They run on slices of any
 //! alignment and any length, including 0, without an allocation.
 //!
-//! [`literal`] and [`binary`] read and write pgvector's text and binary forms as pure functions, so
-//! that the fuzz targets reach them without PostgreSQL.
+//! [`literal`] and [`binary`] read pgvector's text and binary forms as pure functions, so that the
+//! fuzz targets reach them without PostgreSQL.
 //!
 //! [`Metric::distance`] is what a user sees (the square root taken, overflow of single precision
 //! repaired in double); an index that only compares should call the kernels.

@@ -9,7 +9,7 @@ use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 
 use super::{Embedding, EmbeddingRef, errors};
 use crate::pg::embedding::Message;
-use crate::pg::numbers::TypeModifiers;
+use crate::pg::numbers::{self, TypeModifiers};
 use crate::pg::report::Report;
 
 #[pg_extern(sql = false)]
@@ -22,8 +22,12 @@ fn embedding_in(text: &CStr, _element: pg_sys::Oid, type_modifier: i32) -> Embed
 
 #[pg_extern(sql = false)]
 fn embedding_out(x: EmbeddingRef) -> CString {
-    let mut text = Vec::new();
-    literal::write(&x, &mut text);
+    let mut text = Vec::with_capacity(12 * x.len() + 2);
+    for &v in x.iter() {
+        text.push(if text.is_empty() { b'[' } else { b',' });
+        numbers::append_real(v, &mut text);
+    }
+    text.push(b']');
     CString::new(text).expect("numbers and punctuation hold no zero byte")
 }
 

@@ -1,5 +1,5 @@
-//! Arrays of numbers: arguments of the casts, `real[]` results, and the running sums of the
-//! aggregates.
+//! Numbers and arrays of them: arguments of the casts, `real[]` results, the running sums of the
+//! aggregates, PostgreSQL's own digits.
 
 use distilface_core::vector;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
@@ -95,7 +95,7 @@ unsafe fn to_f32(element: pg_sys::Datum, element_type: pg_sys::Oid) -> f32 {
     };
     let narrow = wide as f32;
     if narrow.is_infinite() && wide.is_finite() {
-        errors::raise_out_of_range(&wide.to_string());
+        errors::raise_out_of_range(&format!("{wide:e}"));
     }
     narrow
 }
@@ -256,6 +256,23 @@ impl FromDatum for Sums<'_> {
 
 argument_from_datum!(Sums);
 names_sql_type!(Sums<'_>, "double precision[]");
+
+/// Bytes that `float_to_shortest_decimal_bufn` fills at most.
+const FLOAT_SHORTEST_DECIMAL_LEN: usize = 16;
+
+unsafe extern "C" {
+    // Raises no error, so that no guard is needed around it.
+    fn float_to_shortest_decimal_bufn(number: f32, out: *mut std::ffi::c_char) -> i32;
+}
+
+/// Appends a number as the output function of `real` prints it.
+pub fn append_real(number: f32, out: &mut Vec<u8>) {
+    let mut digits = [0u8; FLOAT_SHORTEST_DECIMAL_LEN];
+    // SAFETY: the buffer has the length that PostgreSQL asks for; the function returns how much of it
+    // was filled, without a terminating zero.
+    let length = unsafe { float_to_shortest_decimal_bufn(number, digits.as_mut_ptr().cast()) };
+    out.extend_from_slice(&digits[..usize::try_from(length).unwrap_or(0)]);
+}
 
 /// The modifiers of a type as its input function gets them.
 pub struct TypeModifiers(Vec<i32>);
