@@ -19,8 +19,11 @@ impl Cluster {
         standby
     }
 
-    /// Waits until this standby has replayed all that its primary has written.
+    /// Waits until this standby has replayed all that its primary has done.
     pub fn wait_for(&self, primary: &Cluster) {
+        // A vacuum ends without a commit record, so its last WAL may wait in memory: the commit of
+        // this message flushes it.
+        primary.one("SELECT pg_logical_emit_message(true, 'distilface', 'flush')");
         let target = primary.one("SELECT pg_current_wal_flush_lsn()");
         let mut session = self.session();
         for _ in 0..12_000 {
