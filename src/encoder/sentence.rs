@@ -10,7 +10,7 @@ use crate::model::{
 use crate::text::Tokenizer;
 
 /// A text's role in a search; picks the prompt that is put before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InputKind {
     /// What is found.
     Passage,

@@ -41,7 +41,7 @@ pub use params::{
 pub use scan::{Hit, Iterative, Scan, ScanOptions, ScanStats, Turn};
 pub use vacuum::{CleanupStats, DeleteStats, bulk_delete, cleanup};
 
-use crate::page::{BlockNumber, PageError};
+use crate::page::{BlockNumber, PageError, PageStore};
 
 /// What went wrong in an index operation.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,14 @@ pub enum HnswError {
     /// The store, or a damaged page.
     #[error(transparent)]
     Page(#[from] PageError),
+}
+
+/// The parameters that an index was made with.
+///
+/// # Errors
+/// What the store raises, and a damaged metapage.
+pub fn read_params<S: PageStore>(store: &S) -> Result<HnswParams, HnswError> {
+    Ok(search::read_meta(store)?.params)
 }
 
 fn check_dims(params: &HnswParams, vector: &[f32]) -> Result<(), HnswError> {
