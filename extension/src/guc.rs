@@ -35,11 +35,10 @@ pub static ITERATIVE_SCAN: GucSetting<IterativeScan> =
 pub static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(40);
 pub static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
-pub static MAX_BATCH_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(4096);
+pub static MAX_BATCH_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(512);
 
 /// Registers every setting; called once, when the library is loaded.
 pub fn define() {
-    let (user, none) = (GucContext::Userset, GucFlags::default());
     GucRegistry::define_enum_guc(
         c"distilface.on_empty",
         c"What embedding a blank text gives.",
@@ -99,10 +98,10 @@ pub fn define() {
         c"Tokens that are computed together when texts are embedded in batches.",
         c"Bounds the memory of a backend; larger batches are hardly faster.",
         &MAX_BATCH_TOKENS,
-        512,
+        32,
         65_536,
-        user,
-        none,
+        GucContext::Userset,
+        GucFlags::default(),
     );
 }
 

@@ -1,8 +1,9 @@
 //! The PostgreSQL extension `distilface`: semantic search in the backend's own process.
 //!
-//! `pg/` alone touches PostgreSQL's C API; `embed/` turns text into vectors, `am/` is the access
-//! method `distilface_hnsw`. The algorithms live in `distilface-core`.
+//! `pg/` alone touches PostgreSQL's C API; `embedding/` is the type, `embed/` turns text into vectors;
+//! the access method `distilface_hnsw` is `pg/am/`. The algorithms live in `distilface-core`.
 
+mod embed;
 mod embedding;
 mod guc;
 mod pg;
@@ -10,10 +11,18 @@ mod pg;
 pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../../sql/embedding.sql", name = "embedding");
+pgrx::extension_sql_file!("../../sql/embed.sql", name = "embed", requires = ["embedding"]);
+pgrx::extension_sql_file!(
+    "../../sql/access_method.sql",
+    name = "access_method",
+    requires = ["embedding"]
+);
+pgrx::extension_sql_file!("../../sql/hnsw.sql", name = "hnsw", requires = ["access_method"]);
 
 /// Runs when a backend loads the library.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
+    pg::am::options::define();
     pg::statement::install();
 }

@@ -7,6 +7,7 @@
 //!   PostgreSQL (the resource owner releases pins and locks), so each guard asks
 //!   `std::thread::panicking()` first.
 
+pub mod am;
 pub mod array;
 pub mod buffers;
 pub mod embedding;
@@ -17,4 +18,3 @@ pub mod report;
 pub mod statement;
 pub mod text;
 pub mod varlena;
-pub mod vector;

@@ -1,0 +1,184 @@
+//! The SQL functions on text; `sql/embed.sql` declares them.
+
+use super::registry::{self, ModelId};
+use super::session::{self, Strictness};
+use crate::pg::array::{ArrayBuilder, ArrayResult};
+use crate::pg::embedding::Embedding;
+use crate::pg::interrupts;
+use crate::pg::report::Report;
+use crate::pg::text::to_utf8;
+use distilface_core::encoder::InputKind;
+use distilface_core::text::Counted;
+use distilface_core::vector::Metric;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use pgrx::prelude::*;
+use std::borrow::Cow;
+use std::fmt::Display;
+
+/// Texts that one batch hands to the encoder; between batches PostgreSQL may interrupt.
+const TEXTS_PER_BATCH: usize = 4096;
+
+#[pg_extern(sql = false)]
+fn distilface_embed_default(text: &[u8]) -> Option<Embedding> {
+    embed(registry::default_model(), InputKind::Passage, text, Strictness::Settings)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_embed_model(text: &[u8], model: &[u8]) -> Option<Embedding> {
+    embed(named(model), InputKind::Passage, text, Strictness::Pinned)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_embed_query_default(text: &[u8]) -> Option<Embedding> {
+    embed(registry::default_model(), InputKind::Query, text, Strictness::Settings)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_embed_query_model(text: &[u8], model: &[u8]) -> Option<Embedding> {
+    embed(named(model), InputKind::Query, text, Strictness::Pinned)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_embed_array_default(
+    texts: Array<&[u8]>,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> ArrayResult {
+    embed_array(registry::default_model(), &texts, Strictness::Settings, fcinfo)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_embed_array_model(
+    texts: Array<&[u8]>,
+    model: &[u8],
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> ArrayResult {
+    embed_array(named(model), &texts, Strictness::Pinned, fcinfo)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_similarity_default(left: &[u8], right: &[u8]) -> Option<f32> {
+    similarity(registry::default_model(), left, right, Strictness::Settings)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_similarity_model(left: &[u8], right: &[u8], model: &[u8]) -> Option<f32> {
+    similarity(named(model), left, right, Strictness::Pinned)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_token_count_default(text: &[u8]) -> i32 {
+    token_count(registry::default_model(), text)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_token_count_model(text: &[u8], model: &[u8]) -> i32 {
+    token_count(named(model), text)
+}
+
+/// One row for each model, see the view `distilface.models`.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn distilface_models() -> TableIterator<
+    'static,
+    (
+        name!(name, String),
+        name!(revision, String),
+        name!(architecture, String),
+        name!(dimensions, i32),
+        name!(max_tokens, i32),
+        name!(pooling, String),
+        name!(query_prompt, String),
+        name!(passage_prompt, String),
+        name!(source, String),
+        name!(bytes, i64),
+        name!(is_default, bool),
+    ),
+> {
+    let rows = registry::all().map(|id| {
+        let manifest = id.encoder().manifest();
+        (
+            id.builtin().name.to_owned(),
+            manifest.revision.clone(),
+            manifest.architecture.clone(),
+            to_i32(manifest.dimensions),
+            to_i32(manifest.max_tokens),
+            manifest.pooling.as_str().to_owned(),
+            manifest.prompts.query.clone(),
+            manifest.prompts.passage.clone(),
+            "built-in".to_owned(),
+            i64::try_from(id.builtin().packed.len()).unwrap_or(i64::MAX),
+            id == registry::default_model(),
+        )
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
+}
+
+fn embed(
+    model: ModelId,
+    input: InputKind,
+    text: &[u8],
+    strictness: Strictness,
+) -> Option<Embedding> {
+    session::embed_one(model, input, &to_utf8(text), strictness)
+        .map(|vector| Embedding::new(&vector))
+}
+
+fn embed_array(
+    model: ModelId,
+    texts: &Array<&[u8]>,
+    strictness: Strictness,
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> ArrayResult {
+    let texts: Vec<Option<Cow<str>>> = texts.iter().map(|text| text.map(to_utf8)).collect();
+    let mut vectors = ArrayBuilder::new(fcinfo, texts.len());
+    for batch in texts.chunks(TEXTS_PER_BATCH) {
+        let present: Vec<&str> = batch.iter().flatten().map(Cow::as_ref).collect();
+        let embedded = session::embed_batch(model, InputKind::Passage, &present, strictness);
+        let mut next = 0;
+        for text in batch {
+            let vector = match text {
+                Some(_) => {
+                    next += 1;
+                    embedded.vector(next - 1)
+                }
+                None => None,
+            };
+            vectors.push(vector.map(|vector| Embedding::new(vector).into_datum()));
+        }
+        interrupts::check();
+    }
+    vectors.finish()
+}
+
+fn similarity(model: ModelId, left: &[u8], right: &[u8], strictness: Strictness) -> Option<f32> {
+    let left = session::embed_one(model, InputKind::Passage, &to_utf8(left), strictness)?;
+    let right = session::embed_one(model, InputKind::Passage, &to_utf8(right), strictness)?;
+    Some((1.0 - Metric::Cosine.distance(&left, &right)) as f32)
+}
+
+fn token_count(model: ModelId, text: &[u8]) -> i32 {
+    let text = to_utf8(text);
+    let mut interrupted = || {
+        interrupts::check();
+        false
+    };
+    match model.encoder().tokenizer().count(&text, &mut interrupted) {
+        Counted::Tokens(tokens) => to_i32(tokens),
+        Counted::Interrupted => unreachable!("an interrupt raises, or the count goes on"),
+    }
+}
+
+/// The model that a call names.
+fn named(name: &[u8]) -> ModelId {
+    registry::by_name(&to_utf8(name))
+}
+
+fn to_i32(value: impl TryInto<i32> + Copy + Display) -> i32 {
+    value.try_into().unwrap_or_else(|_| {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("{value} is out of range for type integer"),
+        )
+        .raise()
+    })
+}

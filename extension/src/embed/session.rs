@@ -1,0 +1,155 @@
+//! What a backend keeps between calls: the encoder's working memory and threads, and the cache.
+
+use super::cache::Cache;
+use super::registry::ModelId;
+use crate::guc;
+use crate::pg::interrupts;
+use crate::pg::report::Report;
+use crate::pg::statement;
+use distilface_core::encoder::{Context, Embedded, EncodeError, InputKind};
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// What a call does about texts that the model cannot take whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// As `distilface.on_empty` and `distilface.on_overflow` say.
+    Settings,
+    /// Blank gives NULL and overlong is cut, whatever the settings: the result of an IMMUTABLE
+    /// function depends on its arguments alone.
+    Pinned,
+}
+
+struct Session {
+    settings: Settings,
+    context: Context,
+    cache: Cache,
+}
+
+/// The settings that a context is made with.
+#[derive(PartialEq, Eq)]
+struct Settings {
+    threads: usize,
+    max_batch_tokens: usize,
+}
+
+thread_local! {
+    static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
+    static HELD_OFF: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Embeds one text; `None` for a blank one.
+pub fn embed_one(
+    model: ModelId,
+    input: InputKind,
+    text: &str,
+    strictness: Strictness,
+) -> Option<Rc<[f32]>> {
+    let known = with_session(|session| session.cache.get(model, input, text));
+    if known.is_some() {
+        return known;
+    }
+    let embedded = run(model, input, &[text], strictness);
+    let vector = embedded.vector(0).map(Rc::from);
+    match &vector {
+        // A cut text is not kept, so that each use is counted.
+        Some(vector) if embedded.truncated == 0 => {
+            with_session(|session| session.cache.put(model, input, text, vector));
+        }
+        Some(_) => {}
+        None => refuse_blank(strictness),
+    }
+    vector
+}
+
+/// Embeds texts as one batch.
+pub fn embed_batch(
+    model: ModelId,
+    input: InputKind,
+    texts: &[&str],
+    strictness: Strictness,
+) -> Embedded {
+    let embedded = run(model, input, texts, strictness);
+    if (0..texts.len()).any(|i| embedded.vector(i).is_none()) {
+        refuse_blank(strictness);
+    }
+    embedded
+}
+
+fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness) -> Embedded {
+    let encoder = model.encoder();
+    HELD_OFF.set(false);
+    let embedded = loop {
+        match with_session(|session| encoder.embed(texts, input, &mut session.context)) {
+            Ok(embedded) => break embedded,
+            Err(EncodeError::Canceled) => {
+                interrupts::check();
+                // Not every interrupt ends the statement. One that PostgreSQL holds off for now
+                // must not stop the work again.
+                HELD_OFF.set(interrupts::pending());
+            }
+            Err(error) => Report::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "embedding failed")
+                .detail(error.to_string())
+                .raise(),
+        }
+    };
+    if embedded.truncated > 0 {
+        match (strictness, guc::ON_OVERFLOW.get()) {
+            (_, guc::OnOverflow::silent) => {}
+            (Strictness::Settings, guc::OnOverflow::error) => refuse_overlong(model, &embedded),
+            _ => statement::count_truncated(embedded.truncated as u64),
+        }
+    }
+    embedded
+}
+
+fn refuse_blank(strictness: Strictness) {
+    if strictness == Strictness::Settings && guc::ON_EMPTY.get() == guc::OnEmpty::error {
+        Report::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "cannot embed a blank text")
+            .hint("Leave blank texts out, or set distilface.on_empty to null.")
+            .raise()
+    }
+}
+
+fn refuse_overlong(model: ModelId, embedded: &Embedded) -> ! {
+    let max_tokens = model.encoder().manifest().max_tokens;
+    Report::new(
+        PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
+        format!("text is longer than the {max_tokens} tokens that the model reads"),
+    )
+    .detail(format!("Too long: {} of the call's texts.", embedded.truncated))
+    .hint("Split the text, or set distilface.on_overflow to warn. distilface_token_count(text) tells its length.")
+    .raise()
+}
+
+/// Runs `work` with this backend's session, made on first use; its context is made anew where a
+/// setting changed.
+fn with_session<T>(work: impl FnOnce(&mut Session) -> T) -> T {
+    SESSION.with_borrow_mut(|slot| {
+        let settings = Settings::current();
+        let session = slot.get_or_insert_with(|| Session {
+            context: settings.context(),
+            settings: Settings::current(),
+            cache: Cache::new(),
+        });
+        if session.settings != settings {
+            session.context = settings.context();
+            session.settings = settings;
+        }
+        work(session)
+    })
+}
+
+impl Settings {
+    fn current() -> Self {
+        let tokens = usize::try_from(guc::MAX_BATCH_TOKENS.get()).unwrap_or(0);
+        Self { threads: guc::threads(), max_batch_tokens: tokens }
+    }
+
+    fn context(&self) -> Context {
+        Context::new(self.threads)
+            .with_max_batch_tokens(self.max_batch_tokens)
+            .with_cancel(|| interrupts::pending() && !HELD_OFF.get())
+    }
+}

@@ -1,0 +1,156 @@
+//! What an open index relation tells about itself.
+
+use super::COLUMN_PROC;
+use super::options::Options;
+use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::embedding::{EmbeddingRef, read_halfvec};
+use crate::pg::report::Report;
+use distilface_core::hnsw::{HeapTid, HnswParams};
+use distilface_core::vector::Metric;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use pgrx::{PgTupleDesc, pg_sys};
+use std::ffi::CStr;
+
+/// An open `distilface_hnsw` index.
+#[derive(Clone, Copy)]
+pub struct IndexRelation(pg_sys::Relation);
+
+impl IndexRelation {
+    /// # Safety
+    /// `relation` is an open index of this access method and stays open while the value is used.
+    pub unsafe fn new(relation: pg_sys::Relation) -> Self {
+        Self(relation)
+    }
+
+    pub fn as_raw(self) -> pg_sys::Relation {
+        self.0
+    }
+
+    /// The index's name, for messages.
+    pub fn name(self) -> String {
+        // SAFETY: an open relation's catalog row is there, its name NUL-terminated.
+        unsafe { CStr::from_ptr((*(*self.0).rd_rel).relname.data.as_ptr()) }
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// Whether the index is of this access method.
+    pub fn is_ours(self) -> bool {
+        // SAFETY: as for `name`; the name is palloc'd or null.
+        unsafe {
+            let name = pg_sys::get_am_name((*(*self.0).rd_rel).relam);
+            !name.is_null() && CStr::from_ptr(name) == c"distilface_hnsw"
+        }
+    }
+
+    /// Dimensions that the indexed column's type declares.
+    pub fn declared_dims(self) -> Option<usize> {
+        // SAFETY: an index has at least one column, and its relation a description of it.
+        let typmod = unsafe {
+            let columns = PgTupleDesc::from_pg_unchecked((*self.0).rd_att);
+            columns.get(0).map_or(-1, |column| column.atttypmod)
+        };
+        usize::try_from(typmod).ok().filter(|&dims| dims > 0)
+    }
+
+    /// What the first column's operator class says of it.
+    pub fn column(self) -> Column {
+        // SAFETY: the operator class has the support function (CREATE OPERATOR CLASS and the
+        // opclasses of this extension see to it); it takes one ignored argument.
+        let code = unsafe {
+            let proc = pg_sys::index_getprocinfo(self.0, 1, COLUMN_PROC);
+            pg_sys::FunctionCall1Coll(proc, pg_sys::InvalidOid, pg_sys::Datum::null()).value()
+        };
+        Column::parse(code).unwrap_or_else(|| {
+            Report::new(
+                PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
+                format!("operator class of index \"{}\" does not describe its column", self.name()),
+            )
+            .detail(format!("Its support function {COLUMN_PROC} returned {code}."))
+            .raise()
+        })
+    }
+
+    /// The parameters of a graph over vectors of `dims` dimensions.
+    pub fn params(self, dims: usize) -> HnswParams {
+        // SAFETY: `rd_options` is null or what `amoptions` built.
+        let options = unsafe { (*self.0).rd_options.cast::<Options>().as_ref() };
+        let options = options.unwrap_or(&Options::DEFAULT);
+        HnswParams::parse(
+            dims,
+            self.column().metric,
+            options.m.into(),
+            options.ef_construction.into(),
+        )
+        .unwrap_or_else(|error| super::raise(&self, error.into()))
+    }
+
+    /// Its pages.
+    pub fn store(self, logging: Logging) -> SharedBuffers {
+        // SAFETY: the relation is open for as long as this value is used.
+        unsafe { SharedBuffers::new(self.0, logging) }
+    }
+}
+
+/// What an indexed column holds and how its vectors are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    pub metric: Metric,
+    element: Element,
+}
+
+/// How a column's type holds its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Element {
+    Single,
+    Half,
+}
+
+impl Column {
+    /// Reads what the support function returned, see `sql/hnsw.sql`.
+    fn parse(code: usize) -> Option<Self> {
+        let [metric, element, 0, 0, ..] = code.to_le_bytes() else { return None };
+        let element = match element {
+            0 => Element::Single,
+            1 => Element::Half,
+            _ => return None,
+        };
+        Some(Self { metric: Metric::from_code(metric).ok()?, element })
+    }
+
+    /// Hands a value's numbers to `work`.
+    ///
+    /// # Safety
+    /// `datum` is a non-null value of the column's type.
+    pub unsafe fn with_vector<T>(self, datum: pg_sys::Datum, work: impl FnOnce(&[f32]) -> T) -> T {
+        match self.element {
+            // SAFETY: the caller's promise.
+            Element::Single => work(&unsafe { EmbeddingRef::new(datum) }),
+            Element::Half => {
+                let mut vector = Vec::new();
+                // SAFETY: the caller's promise.
+                unsafe { read_halfvec(datum, &mut vector) };
+                work(&vector)
+            }
+        }
+    }
+
+    /// Whether the metric has no distance for this vector: a zero vector has no direction. As in
+    /// pgvector, the index leaves it out; a sort puts it last, its distance being NaN.
+    pub fn leaves_out(self, vector: &[f32]) -> bool {
+        self.metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0)
+    }
+}
+
+/// A heap TID in the core crate's form.
+pub fn heap_tid(tid: pg_sys::ItemPointerData) -> HeapTid {
+    let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
+    HeapTid { block, offset }
+}
+
+/// A heap TID in PostgreSQL's form.
+pub fn item_pointer(tid: HeapTid) -> pg_sys::ItemPointerData {
+    let mut out = pg_sys::ItemPointerData::default();
+    pgrx::itemptr::item_pointer_set_all(&mut out, tid.block, tid.offset);
+    out
+}

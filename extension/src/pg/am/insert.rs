@@ -1,0 +1,60 @@
+//! A row's vector into a live index.
+
+use super::index::{IndexRelation, heap_tid};
+use super::raise;
+use crate::pg::buffers::Logging;
+use distilface_core::hnsw;
+use distilface_core::page::{LockMode, PageStore};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// Inserts one row's vector; NULL is not indexed.
+#[pg_guard]
+#[expect(clippy::too_many_arguments, reason = "PostgreSQL's signature")]
+pub unsafe extern "C-unwind" fn aminsert(
+    index: pg_sys::Relation,
+    values: *mut pg_sys::Datum,
+    is_null: *mut bool,
+    tid: pg_sys::ItemPointer,
+    _heap: pg_sys::Relation,
+    _check_unique: pg_sys::IndexUniqueCheck::Type,
+    _index_unchanged: bool,
+    _index_info: *mut pg_sys::IndexInfo,
+) -> bool {
+    // SAFETY: PostgreSQL's own arguments: an open index of one column, its value and a valid tid.
+    let (index, value, tid) = unsafe {
+        if *is_null {
+            return false;
+        }
+        (IndexRelation::new(index), *values, heap_tid(*tid))
+    };
+    let column = index.column();
+    // SAFETY: the value is of the column's type.
+    unsafe {
+        column.with_vector(value, |vector| {
+            if column.leaves_out(vector) {
+                return;
+            }
+            let store = index.store(Logging::Generic);
+            lay_first_page(index, &store, vector.len());
+            hnsw::insert(&store, vector, tid).unwrap_or_else(|error| raise(&index, error));
+        });
+    }
+    // The result matters to unique indexes only.
+    false
+}
+
+/// An index over a column without declared dimensions, created while the table was empty, has no
+/// page until its first row tells the dimensions.
+fn lay_first_page(index: IndexRelation, store: &impl PageStore, dims: usize) {
+    let page_count = || store.page_count().unwrap_or_else(|error| raise(&index, error.into()));
+    if page_count() > 0 {
+        return;
+    }
+    let lock = store.lock_updates(LockMode::Exclusive);
+    let _lock = lock.unwrap_or_else(|error| raise(&index, error.into()));
+    // Another backend may have laid it while this one waited.
+    if page_count() == 0 {
+        hnsw::create_empty(store, index.params(dims)).unwrap_or_else(|error| raise(&index, error));
+    }
+}

@@ -1,0 +1,113 @@
+//! `distilface_index_info` and `distilface_index_check`: looking into an index.
+
+use super::index::IndexRelation;
+use super::raise;
+use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::report::Report;
+use distilface_core::hnsw::{self, CheckReport, HnswError, IndexInfo};
+use distilface_core::page::PageStore;
+use pgrx::pg_sys;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use pgrx::prelude::*;
+
+/// Figures of an index, one row; none while it waits for its first row.
+#[pg_extern(sql = false)]
+#[expect(clippy::type_complexity, reason = "the columns are the function's interface")]
+fn distilface_index_info(
+    index: pg_sys::Oid,
+) -> TableIterator<
+    'static,
+    (
+        name!(format_version, i32),
+        name!(dimensions, i32),
+        name!(metric, String),
+        name!(m, i32),
+        name!(ef_construction, i32),
+        name!(pages, i64),
+        name!(nodes, i64),
+        name!(dead_nodes, i64),
+        name!(free_slots, i64),
+        name!(heap_tids, i64),
+        name!(levels, Vec<i64>),
+        name!(links, i64),
+        name!(bytes_per_node, i64),
+        name!(page_locality, f64),
+    ),
+> {
+    let row = visit(index, hnsw::info).map(|info: IndexInfo| {
+        (
+            i32::from(info.format_version),
+            info.params.dims() as i32,
+            info.params.metric().name().to_owned(),
+            info.params.m() as i32,
+            info.params.ef_construction() as i32,
+            info.pages as i64,
+            info.nodes as i64,
+            info.dead_nodes as i64,
+            info.free_slots as i64,
+            info.heap_tids as i64,
+            info.levels.iter().map(|&nodes| nodes as i64).collect(),
+            info.links as i64,
+            info.bytes_per_node as i64,
+            info.page_locality,
+        )
+    });
+    TableIterator::new(row)
+}
+
+/// Every broken invariant of an index, in words; no row when there is none.
+#[pg_extern(sql = false)]
+fn distilface_index_check(index: pg_sys::Oid) -> SetOfIterator<'static, String> {
+    let report: CheckReport = visit(index, hnsw::check).unwrap_or_default();
+    let unsaid = report.violation_count.saturating_sub(report.violations.len() as u64);
+    let rest = (unsaid > 0).then(|| format!("and {unsaid} more"));
+    SetOfIterator::new(report.violations.into_iter().chain(rest))
+}
+
+/// Runs `look` over the pages of an index that the current user owns; `None` where it has none yet.
+///
+/// # Errors
+/// Raises 42809 for what is no `distilface_hnsw` index and 42501 for somebody else's.
+fn visit<T>(
+    oid: pg_sys::Oid,
+    look: impl FnOnce(&SharedBuffers) -> Result<T, HnswError>,
+) -> Option<T> {
+    // SAFETY: opens by oid under a lock that lets reads and writes go on; PostgreSQL raises an error
+    // where it is no index. Closed below; an error's end of transaction closes it as well.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::index_open(oid, lock);
+        let index = IndexRelation::new(relation);
+        if !index.is_ours() {
+            Report::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("\"{}\" is not a distilface_hnsw index", index.name()),
+            )
+            .raise()
+        }
+        if !owned_by_user(oid) {
+            Report::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("must be owner of index {}", index.name()),
+            )
+            .raise()
+        }
+        let store = index.store(Logging::Generic);
+        let pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into()));
+        let seen = (pages > 0).then(|| look(&store).unwrap_or_else(|error| raise(&index, error)));
+        pg_sys::index_close(relation, lock);
+        seen
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn owned_by_user(index: pg_sys::Oid) -> bool {
+    // SAFETY: reads the catalog's caches.
+    unsafe { pg_sys::pg_class_ownercheck(index, pg_sys::GetUserId()) }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn owned_by_user(index: pg_sys::Oid) -> bool {
+    // SAFETY: reads the catalog's caches.
+    unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, index, pg_sys::GetUserId()) }
+}

@@ -1,0 +1,225 @@
+//! `ORDER BY e <=> q`: rows in ascending order of a lower bound; the executor makes the order exact.
+//!
+//! A scan holds neither pins nor locks between two rows, so an open cursor keeps nobody waiting and
+//! an error leaves nothing behind.
+
+use super::index::{IndexRelation, item_pointer};
+use super::raise;
+use crate::guc;
+use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::report::Report;
+use distilface_core::hnsw::{self, Iterative, Scan, ScanOptions};
+use distilface_core::page::PageStore;
+use pgrx::PgMemoryContexts;
+use pgrx::pg_sys;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use pgrx::prelude::*;
+
+/// What a scan keeps in `opaque`.
+struct State {
+    /// Borrows `store`, so it goes first.
+    scan: Option<Scan<'static, SharedBuffers>>,
+    store: *mut SharedBuffers,
+    /// What the executor is told of each row's distance.
+    claim: Claim,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    NotStarted,
+    Running,
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// The lower bound that the index has.
+    LowerBound,
+    /// The query is NULL, and so is every distance.
+    Null,
+    /// The query has no direction, and every distance is NaN.
+    Nan,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.scan = None;
+        // SAFETY: made by `Box::into_raw` in `ambeginscan`; the scan that borrowed it is gone.
+        drop(unsafe { Box::from_raw(self.store) });
+    }
+}
+
+/// Prepares a scan.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambeginscan(
+    index: pg_sys::Relation,
+    nkeys: i32,
+    norderbys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: PostgreSQL's own arguments; the index stays open until the scan has ended. The state
+    // lives in the executor's context, which drops it where an error skips `amendscan`.
+    unsafe {
+        let scan = pg_sys::RelationGetIndexScan(index, nkeys, norderbys);
+        let store = IndexRelation::new(index).store(Logging::Generic);
+        let state = State {
+            scan: None,
+            store: Box::into_raw(Box::new(store)),
+            claim: Claim::LowerBound,
+            phase: Phase::NotStarted,
+        };
+        (*scan).opaque =
+            PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state).cast();
+        if norderbys > 0 {
+            let count = norderbys as usize;
+            (*scan).xs_orderbyvals = pg_sys::palloc0(count * size_of::<pg_sys::Datum>()).cast();
+            (*scan).xs_orderbynulls = pg_sys::palloc0(count * size_of::<bool>()).cast();
+        }
+        scan
+    }
+}
+
+/// Starts a scan, or starts it again with another query.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amrescan(
+    scan: pg_sys::IndexScanDesc,
+    _keys: pg_sys::ScanKey,
+    _nkeys: i32,
+    orderbys: pg_sys::ScanKey,
+    norderbys: i32,
+) {
+    // SAFETY: PostgreSQL's own arguments; both arrays have the scan's count of ORDER BY keys, and
+    // may be the same one.
+    unsafe {
+        let state = &mut *(*scan).opaque.cast::<State>();
+        state.scan = None;
+        state.phase = Phase::NotStarted;
+        if !orderbys.is_null() && norderbys > 0 {
+            std::ptr::copy(orderbys, (*scan).orderByData, norderbys as usize);
+        }
+    }
+}
+
+/// Gives the next row; false when there are no more.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amgettuple(
+    scan: pg_sys::IndexScanDesc,
+    _direction: pg_sys::ScanDirection::Type,
+) -> bool {
+    // SAFETY: PostgreSQL's own argument, with the state that `ambeginscan` put there.
+    let (index, state) = unsafe {
+        (IndexRelation::new((*scan).indexRelation), &mut *(*scan).opaque.cast::<State>())
+    };
+    if state.phase == Phase::NotStarted {
+        // SAFETY: as above.
+        unsafe { start(scan, index, state) };
+    }
+    // Out of the state while it runs: where an error unwinds, it is dropped right then, while its
+    // pins know that the transaction's end releases them.
+    let Some(mut running) = state.scan.take() else { return false };
+    let next = running.next().unwrap_or_else(|error| raise(&index, error));
+    let Some(hit) = next else {
+        state.phase = Phase::Ended;
+        return false;
+    };
+    state.scan = Some(running);
+    // SAFETY: the scan has one ORDER BY key, for which `ambeginscan` made room.
+    unsafe {
+        (*scan).xs_heaptid = item_pointer(hit.heap_tid);
+        (*scan).xs_recheck = false;
+        (*scan).xs_recheckorderby = true;
+        let bound = match state.claim {
+            Claim::LowerBound => Some(f64::from(hit.lower_bound)),
+            Claim::Nan => Some(f64::NAN),
+            Claim::Null => None,
+        };
+        *(*scan).xs_orderbynulls = bound.is_none();
+        *(*scan).xs_orderbyvals =
+            bound.map_or(pg_sys::Datum::null(), |b| pg_sys::Datum::from(b.to_bits()));
+    }
+    true
+}
+
+/// Ends a scan.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: PostgreSQL's own argument; the executor's memory context drops the state itself.
+    unsafe { (*(*scan).opaque.cast::<State>()).scan = None };
+}
+
+unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut State) {
+    // SAFETY: the caller passes a scan with its state; `orderByData` has `numberOfOrderBys` keys.
+    let (orders, key, mvcc) = unsafe {
+        let snapshot = (*scan).xs_snapshot;
+        ((*scan).numberOfOrderBys, (*scan).orderByData, is_mvcc(snapshot))
+    };
+    if orders != 1 {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("index \"{}\" can be scanned by one ORDER BY distance only", index.name()),
+        )
+        .raise()
+    }
+    if !mvcc {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("index \"{}\" can be scanned with an MVCC snapshot only", index.name()),
+        )
+        .raise()
+    }
+    state.phase = Phase::Running;
+    // SAFETY: the store is freed after the scan that borrows it, see `State::drop`.
+    let store: &'static SharedBuffers = unsafe { &*state.store };
+    if store.page_count().unwrap_or_else(|error| raise(&index, error.into())) == 0 {
+        state.phase = Phase::Ended;
+        return;
+    }
+    let column = index.column();
+    // SAFETY: the key is initialized; its argument is the query, of the column's type, and outlives
+    // this call.
+    let query = unsafe {
+        if (*key).sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
+            None
+        } else {
+            Some(column.with_vector((*key).sk_argument, <[f32]>::to_vec))
+        }
+    };
+    let (query, claim) = match query {
+        Some(query) if column.leaves_out(&query) => (any_direction(query.len()), Claim::Nan),
+        Some(query) => (query, Claim::LowerBound),
+        None => {
+            let params = hnsw::read_params(store).unwrap_or_else(|error| raise(&index, error));
+            (any_direction(params.dims()), Claim::Null)
+        }
+    };
+    let options = ScanOptions {
+        ef_search: u32::try_from(guc::EF_SEARCH.get()).unwrap_or(1),
+        iterative: match guc::ITERATIVE_SCAN.get() {
+            guc::IterativeScan::strict_order => Iterative::StrictOrder,
+            guc::IterativeScan::relaxed_order => Iterative::RelaxedOrder,
+            guc::IterativeScan::off => Iterative::Off,
+        },
+        max_scan_tuples: u64::try_from(guc::MAX_SCAN_TUPLES.get()).unwrap_or(0),
+    };
+    state.claim = claim;
+    state.scan =
+        Some(Scan::open(store, &query, options).unwrap_or_else(|error| raise(&index, error)));
+}
+
+/// A query that no row is nearer to than the claim says, for queries without a place.
+fn any_direction(dims: usize) -> Vec<f32> {
+    let mut query = vec![0.0; dims];
+    query[0] = 1.0;
+    query
+}
+
+unsafe fn is_mvcc(snapshot: pg_sys::Snapshot) -> bool {
+    // SAFETY: null or PostgreSQL's own snapshot.
+    unsafe {
+        !snapshot.is_null()
+            && matches!(
+                (*snapshot).snapshot_type,
+                pg_sys::SnapshotType::SNAPSHOT_MVCC | pg_sys::SnapshotType::SNAPSHOT_HISTORIC_MVCC
+            )
+    }
+}

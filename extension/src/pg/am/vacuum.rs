@@ -1,0 +1,88 @@
+//! `VACUUM`: forgets dead rows, repairs the graph around them, frees their space.
+
+use super::index::{IndexRelation, item_pointer};
+use super::raise;
+use crate::pg::buffers::SharedBuffers;
+use distilface_core::hnsw::{self, DeleteStats};
+use distilface_core::page::PageStore;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// Removes the entries whose rows the callback calls dead.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambulkdelete(
+    info: *mut pg_sys::IndexVacuumInfo,
+    stats: *mut pg_sys::IndexBulkDeleteResult,
+    callback: pg_sys::IndexBulkDeleteCallback,
+    callback_state: *mut std::ffi::c_void,
+) -> *mut pg_sys::IndexBulkDeleteResult {
+    let Some(callback) = callback else {
+        unreachable!("PostgreSQL always passes a bulk-delete callback")
+    };
+    // SAFETY: PostgreSQL's own argument, valid during the call.
+    let (index, store) = unsafe { open(info) };
+    let mut is_dead = |tid| {
+        let mut item = item_pointer(tid);
+        // SAFETY: calls back into vacuum with the state that it passed along.
+        unsafe { callback(&mut item, callback_state) }
+    };
+    if has_pages(index, &store) {
+        let done =
+            hnsw::bulk_delete(&store, &mut is_dead).unwrap_or_else(|error| raise(&index, error));
+        // SAFETY: `stats` is null or what an earlier call of this vacuum returned.
+        return unsafe { report(stats, &store, &done) };
+    }
+    stats
+}
+
+/// Ends a vacuum; also runs where no row was dead.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amvacuumcleanup(
+    info: *mut pg_sys::IndexVacuumInfo,
+    stats: *mut pg_sys::IndexBulkDeleteResult,
+) -> *mut pg_sys::IndexBulkDeleteResult {
+    // SAFETY: PostgreSQL's own argument, valid during the call.
+    if unsafe { (*info).analyze_only } {
+        return stats;
+    }
+    // SAFETY: as above.
+    let (index, store) = unsafe { open(info) };
+    if has_pages(index, &store) {
+        hnsw::cleanup(&store).unwrap_or_else(|error| raise(&index, error));
+    }
+    stats
+}
+
+/// An index without pages has not met its first row yet.
+fn has_pages(index: IndexRelation, store: &SharedBuffers) -> bool {
+    store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0
+}
+
+unsafe fn open(info: *mut pg_sys::IndexVacuumInfo) -> (IndexRelation, SharedBuffers) {
+    // SAFETY: the caller passes vacuum's own description of an open index.
+    unsafe {
+        let relation = (*info).index;
+        (IndexRelation::new(relation), SharedBuffers::for_vacuum(relation, (*info).strategy))
+    }
+}
+
+unsafe fn report(
+    stats: *mut pg_sys::IndexBulkDeleteResult,
+    store: &SharedBuffers,
+    done: &DeleteStats,
+) -> *mut pg_sys::IndexBulkDeleteResult {
+    // SAFETY: the caller passes null or a valid result; a new one is zeroed, in the caller's
+    // memory context.
+    unsafe {
+        let stats = if stats.is_null() {
+            PgBox::<pg_sys::IndexBulkDeleteResult>::alloc0().into_pg()
+        } else {
+            stats
+        };
+        (*stats).num_pages = store.page_count().unwrap_or(0);
+        (*stats).estimated_count = false;
+        (*stats).num_index_tuples = done.remaining as f64;
+        (*stats).tuples_removed += done.removed as f64;
+        stats
+    }
+}

@@ -1,0 +1,70 @@
+-- Text into vectors. The costs are in units of cpu_operator_cost (0.0025 at PostgreSQL's default,
+-- about 25 ns of work), measured with the default model on a text of about 25 tokens.
+
+CREATE FUNCTION distilface_embed(text) RETURNS embedding
+	AS 'MODULE_PATHNAME', 'distilface_embed_default_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 40000;
+COMMENT ON FUNCTION distilface_embed(text) IS 'embeds a text by the default model';
+
+CREATE FUNCTION distilface_embed(text, model text) RETURNS embedding
+	AS 'MODULE_PATHNAME', 'distilface_embed_model_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 40000;
+COMMENT ON FUNCTION distilface_embed(text, text) IS 'embeds a text by a named model';
+
+CREATE FUNCTION distilface_embed(text[]) RETURNS embedding[]
+	AS 'MODULE_PATHNAME', 'distilface_embed_array_default_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 400000;
+COMMENT ON FUNCTION distilface_embed(text[]) IS 'embeds texts in one batch by the default model';
+
+CREATE FUNCTION distilface_embed(text[], model text) RETURNS embedding[]
+	AS 'MODULE_PATHNAME', 'distilface_embed_array_model_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 400000;
+COMMENT ON FUNCTION distilface_embed(text[], text) IS 'embeds texts in one batch by a named model';
+
+CREATE FUNCTION distilface_embed_query(text) RETURNS embedding
+	AS 'MODULE_PATHNAME', 'distilface_embed_query_default_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 40000;
+COMMENT ON FUNCTION distilface_embed_query(text) IS 'embeds a search query by the default model';
+
+CREATE FUNCTION distilface_embed_query(text, model text) RETURNS embedding
+	AS 'MODULE_PATHNAME', 'distilface_embed_query_model_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 40000;
+COMMENT ON FUNCTION distilface_embed_query(text, text) IS 'embeds a search query by a named model';
+
+CREATE FUNCTION distilface_similarity(text, text) RETURNS real
+	AS 'MODULE_PATHNAME', 'distilface_similarity_default_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 80000;
+COMMENT ON FUNCTION distilface_similarity(text, text) IS 'cosine of two texts by the default model';
+
+CREATE FUNCTION distilface_similarity(text, text, model text) RETURNS real
+	AS 'MODULE_PATHNAME', 'distilface_similarity_model_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 80000;
+COMMENT ON FUNCTION distilface_similarity(text, text, text) IS 'cosine of two texts by a named model';
+
+CREATE FUNCTION distilface_token_count(text) RETURNS integer
+	AS 'MODULE_PATHNAME', 'distilface_token_count_default_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 100;
+COMMENT ON FUNCTION distilface_token_count(text) IS 'tokens of a text, before any cut, for the default model';
+
+CREATE FUNCTION distilface_token_count(text, model text) RETURNS integer
+	AS 'MODULE_PATHNAME', 'distilface_token_count_model_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
+COMMENT ON FUNCTION distilface_token_count(text, text) IS 'tokens of a text, before any cut, for a named model';
+
+CREATE SCHEMA distilface;
+GRANT USAGE ON SCHEMA distilface TO PUBLIC;
+
+CREATE FUNCTION distilface.builtin_models(
+	OUT name text, OUT revision text, OUT architecture text, OUT dimensions integer,
+	OUT max_tokens integer, OUT pooling text, OUT query_prompt text, OUT passage_prompt text,
+	OUT source text, OUT bytes bigint, OUT is_default boolean)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'distilface_models_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE ROWS 2;
+
+CREATE VIEW distilface.models AS
+	SELECT name, revision, architecture, dimensions, max_tokens, pooling, query_prompt,
+	       passage_prompt, source, bytes, is_default
+	  FROM distilface.builtin_models();
+GRANT SELECT ON distilface.models TO PUBLIC;
+COMMENT ON VIEW distilface.models IS 'the models that distilface_embed knows';
