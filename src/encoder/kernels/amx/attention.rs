@@ -378,7 +378,7 @@ unsafe fn exp2(x: __m512) -> __m512 {
         let f = _mm512_reduce_ps::<0b0001>(x);
         let mut p = splat(7.802_452e-2);
         p = _mm512_fmadd_ps(p, f, splat(2.260_671_7e-1));
-        p = _mm512_fmadd_ps(p, f, splat(6.958_335_3e-1));
+        p = _mm512_fmadd_ps(p, f, splat(6.958_335e-1));
         p = _mm512_fmadd_ps(p, f, splat(9.999_252e-1));
         _mm512_scalef_ps(p, x)
     }
