@@ -16,12 +16,14 @@
 //! combining marks, is done by insertion into the word under way; marks are reordered only within
 //! the word, because every separator is a starter.
 
+mod chunk;
 mod spec;
 mod tokenizer;
 mod trie;
 mod unicode;
 mod vocab;
 
+pub use chunk::{Chunk, ChunkError, ChunkLimits, chunk};
 pub use spec::TokenizerSpec;
 pub use tokenizer::{Counted, Encoded, Tokenizer};
 pub use vocab::compile_vocab;

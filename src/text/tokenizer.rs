@@ -5,6 +5,8 @@
 //! does not come out even is `[UNK]`. A word past the model's character limit is reported at once
 //! and skipped to its end, so no input makes the state grow.
 
+use std::ops::Range;
+
 use super::TextError;
 use super::trie::Trie;
 use super::unicode::{FIRST_MAPPING, Mapped, class};
@@ -87,7 +89,7 @@ impl<'m> Tokenizer<'m> {
         let room = max_tokens.saturating_sub(2);
         let mut truncated = false;
         out.push(self.parts.cls);
-        self.walk(text, &mut || false, &mut |ids| {
+        self.walk(text, &mut || false, &mut |ids, _| {
             let left = room - (out.len() - start - 1);
             truncated = ids.len() > left;
             out.extend_from_slice(&ids[..ids.len().min(left)]);
@@ -102,7 +104,7 @@ impl<'m> Tokenizer<'m> {
     /// `interrupt` is asked every 64 KiB whether to stop.
     pub fn count(&self, text: &str, interrupt: &mut dyn FnMut() -> bool) -> Counted {
         let mut tokens = 2;
-        let whole = self.walk(text, interrupt, &mut |ids| {
+        let whole = self.walk(text, interrupt, &mut |ids, _| {
             tokens += ids.len() as u64;
             true
         });
@@ -114,15 +116,19 @@ impl<'m> Tokenizer<'m> {
     ///
     /// Reads no further than the first token.
     pub fn is_blank(&self, text: &str) -> bool {
-        self.walk(text, &mut || false, &mut |_| false)
+        self.walk(text, &mut || false, &mut |_, _| false)
     }
 
-    /// Hands each word's ids to `sink` until it returns false. Whether the end was reached.
-    fn walk(
+    /// Hands each word's ids and its place in the text to `sink` until that returns false. Whether
+    /// the end was reached.
+    ///
+    /// A word past the character limit is handed over when it reaches the limit, so its place ends
+    /// there. Two words can come of one character, and then start at one place.
+    pub(super) fn walk(
         &self,
         text: &str,
         interrupt: &mut dyn FnMut() -> bool,
-        sink: &mut dyn FnMut(&[u32]) -> bool,
+        sink: &mut Sink,
     ) -> bool {
         let mut walker = Walker {
             tokenizer: self,
@@ -133,6 +139,9 @@ impl<'m> Tokenizer<'m> {
             skipping: false,
             stopped: false,
             ids: Vec::with_capacity(self.parts.max_word_chars),
+            start: 0,
+            here: 0,
+            next: 0,
         };
         let mut at = 0;
         while at < text.len() {
@@ -142,14 +151,18 @@ impl<'m> Tokenizer<'m> {
                 return false;
             }
         }
+        (walker.here, walker.next) = (text.len(), text.len());
         walker.end_word();
         !walker.stopped
     }
 }
 
+/// Takes a word's ids and its place; false to stop.
+pub(super) type Sink<'s> = dyn FnMut(&[u32], Range<usize>) -> bool + 's;
+
 struct Walker<'t, 'm> {
     tokenizer: &'t Tokenizer<'m>,
-    sink: &'t mut dyn FnMut(&[u32]) -> bool,
+    sink: &'t mut Sink<'t>,
     /// The word so far, normalized.
     word: Vec<u8>,
     /// Characters in `word`.
@@ -162,6 +175,11 @@ struct Walker<'t, 'm> {
     /// The sink wants no more.
     stopped: bool,
     ids: Vec<u32>,
+    /// Where the word under way starts.
+    start: usize,
+    /// Where the character under way starts and ends.
+    here: usize,
+    next: usize,
 }
 
 impl Walker<'_, '_> {
@@ -172,7 +190,8 @@ impl Walker<'_, '_> {
             let byte = bytes[at];
             if !byte.is_ascii() {
                 let c = text[at..].chars().next().expect("at is below the text's length");
-                at += c.len_utf8();
+                (self.here, self.next) = (at, at + c.len_utf8());
+                at = self.next;
                 self.push_char(c);
                 continue;
             }
@@ -180,14 +199,17 @@ impl Walker<'_, '_> {
             match code >> 8 {
                 class::WORD => at = self.push_ascii_run(bytes, at, until),
                 class::SPACE => {
+                    self.here = at;
                     self.end_word();
                     at += 1;
                 }
                 class::ISOLATED => {
+                    (self.here, self.next) = (at, at + 1);
                     if self.tokenizer.added_starts >> byte & 1 == 1
                         && let Some((id, len)) = self.tokenizer.parts.added_at(&bytes[at..])
                     {
                         self.end_word();
+                        (self.start, self.next) = (at, at + len);
                         self.emit(&[id]);
                         at += len;
                         continue;
@@ -205,6 +227,9 @@ impl Walker<'_, '_> {
     #[inline(always)]
     fn push_ascii_run(&mut self, bytes: &[u8], mut at: usize, until: usize) -> usize {
         self.run.clear();
+        if self.chars == 0 {
+            self.start = at;
+        }
         let limit = self.tokenizer.parts.max_word_chars;
         while let Some(&byte) = bytes[..until].get(at) {
             let Some(&code) = self.tokenizer.ascii.get(usize::from(byte)) else { break };
@@ -216,6 +241,7 @@ impl Walker<'_, '_> {
                 self.word.push(code as u8);
                 self.chars += 1;
             } else {
+                self.here = at;
                 self.overflow();
             }
         }
@@ -285,6 +311,9 @@ impl Walker<'_, '_> {
         let mut utf8 = [0; 4];
         let c = char::from_u32(code_point).unwrap_or(char::REPLACEMENT_CHARACTER);
         let utf8 = c.encode_utf8(&mut utf8).as_bytes();
+        if self.chars == 0 {
+            self.start = self.here;
+        }
         self.chars += 1;
         if ccc == 0 {
             self.run.clear();
@@ -337,13 +366,20 @@ impl Walker<'_, '_> {
             rest = &rest[len..];
             root = tokenizer.later_root;
         }
-        self.stopped = !(self.sink)(&self.ids);
+        let place = self.place();
+        self.stopped = !(self.sink)(&self.ids, place);
     }
 
     fn emit(&mut self, ids: &[u32]) {
         if !self.stopped {
-            self.stopped = !(self.sink)(ids);
+            let place = self.place();
+            self.stopped = !(self.sink)(ids, place);
         }
+    }
+
+    /// Of the word that ends now: before the character under way, or with it where it is all.
+    fn place(&self) -> Range<usize> {
+        self.start..if self.start == self.here { self.next } else { self.here }
     }
 }
 
