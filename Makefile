@@ -100,6 +100,10 @@ bench-encoder: model ## tokens/s of the encoder on one core
 bench-tokenizer: model ## the tokenizer beside Hugging Face's, on one core
 	@cargo bench --locked -p distilface-core --bench tokenizer
 
+.PHONY: bench-vector
+bench-vector: ## the distance kernels of every instruction set here
+	@cargo bench --locked -p distilface-core --bench vector
+
 .PHONY: bench-index
 bench-index: model ## recall and queries/s of HNSW against an exact scan, in memory
 	@cargo bench --locked -p distilface-core --bench hnsw
