@@ -25,7 +25,7 @@ fn both_types_live_in_one_database_and_mix_once_enabled() {
     cluster.sql("CREATE TABLE t (e embedding(2), v vector(2))");
     cluster.sql("INSERT INTO t VALUES ('[1,2]'::vector, '[3,4]'::embedding)");
     cluster.sql("UPDATE t SET e = v, v = e");
-    assert_eq!(cluster.one("SELECT e || ' ' || v FROM t"), "[3,4] [1,2]");
+    assert_eq!(cluster.one("SELECT e::text || ' ' || v::text FROM t"), "[3,4] [1,2]");
     // Not implicit that way.
     assert_eq!(cluster.error("SELECT embedding_dims(v) FROM t").code.code(), "42883");
     // The cast makes no copy and still checks the column's dimensions.
@@ -51,16 +51,14 @@ fn both_types_have_one_binary_form_one_text_form_and_one_order() {
     }
     cluster.sql("INSERT INTO t SELECT 1000 + i, x, x::real[] FROM (SELECT i, \
                  ARRAY[random() * power(10, random() * 70 - 38), -i]::real[] x FROM generate_series(1, 400) i) s");
-    let differ = "embedding_send(e) <> vector_send(v) OR e::text <> v::text OR embedding_norm(e) <> vector_norm(v)";
+    let differ = "embedding_send(e) <> vector_send(v) OR e::text <> v::text OR abs(embedding_norm(e) / vector_norm(v) - 1) > 1e-14";
     assert_eq!(cluster.one(&format!("SELECT count(*) FROM t WHERE {differ}")), "0");
     let order = |column: &str| cluster.column(&format!("SELECT id FROM t ORDER BY {column}, id"));
     assert_eq!(order("e"), order("v"));
     let pairs = "FROM t a JOIN t b ON b.id = a.id + 80 WHERE a.id < 400 AND b.id < 400";
     for operator in ["<->", "<#>", "<=>", "<+>"] {
         let (ours, theirs) = (format!("(a.e {operator} b.e)"), format!("(a.v {operator} b.v)"));
-        let off = cluster.one(&format!(
-            "SELECT max(abs({ours} - {theirs})) < 1e-5, count(*) {pairs} GROUP BY true"
-        ));
+        let off = cluster.one(&format!("SELECT max(abs({ours} - {theirs})) < 1e-5 {pairs}"));
         assert_eq!(off, "t", "{operator}");
     }
     for operator in ["+", "-", "*", "||"] {
