@@ -14,8 +14,7 @@ pub fn scored(path: &Path, embedder: &mut Embedder) -> Result<Value, Error> {
     let rows = read(path, "sentence1, sentence2 and score")?;
     let mut gold = Vec::with_capacity(rows.len());
     for (number, [_, _, score]) in &rows {
-        let score = score.trim().parse::<f64>();
-        gold.push(score.map_err(|_| Error::data(path, *number, "a score", "none"))?);
+        gold.push(number_of(score, path, *number)?);
     }
     let texts: Vec<&str> = rows.iter().flat_map(|(_, [a, b, _])| [a.as_str(), b]).collect();
     let vectors = embedder.embed_distinct("pairs", &texts)?;
@@ -39,6 +38,10 @@ pub fn triplets(path: &Path, embedder: &mut Embedder) -> Result<Value, Error> {
     let accuracy = 100.0 * right.count() as f64 / rows.len() as f64;
     println!("{}: {accuracy:.2} % of {} triplets right", path.display(), rows.len());
     Ok(json!({ "accuracy": accuracy, "triplets": rows.len() }))
+}
+
+fn number_of(score: &str, path: &Path, line: usize) -> Result<f64, Error> {
+    score.trim().parse().map_err(|_| Error::data(path, line, "a score", score))
 }
 
 fn read(path: &Path, expected: &'static str) -> Result<Vec<(usize, [String; 3])>, Error> {
