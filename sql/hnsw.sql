@@ -38,3 +38,22 @@ CREATE OPERATOR CLASS embedding_l1_ops
 	FOR TYPE embedding USING distilface_hnsw AS
 	OPERATOR 1 <+> (embedding, embedding) FOR ORDER BY float_ops,
 	FUNCTION 1 embedding_hnsw_l1(internal);
+
+-- Text indexed directly: the index embeds by itself. A second byte of 2 says that the column is text.
+CREATE FUNCTION text_semantic_column(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'text_semantic_column_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+
+CREATE FUNCTION distilface_distance(text, text) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'distilface_distance_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 80000;
+COMMENT ON FUNCTION distilface_distance(text, text) IS 'cosine distance of a passage and a query by the default model';
+
+CREATE OPERATOR <=> (
+	LEFTARG = text, RIGHTARG = text, PROCEDURE = distilface_distance
+);
+COMMENT ON OPERATOR <=> (text, text) IS 'cosine distance of a passage and a query by the default model';
+
+CREATE OPERATOR CLASS text_semantic_ops
+	DEFAULT FOR TYPE text USING distilface_hnsw AS
+	OPERATOR 1 <=> (text, text) FOR ORDER BY float_ops,
+	FUNCTION 1 text_semantic_column(internal);

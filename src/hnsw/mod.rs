@@ -28,6 +28,7 @@ mod scan;
 mod search;
 mod select;
 mod space;
+mod tag;
 mod vacuum;
 
 pub use build::{Added, BuildOptions, BuildPhase, BuildStats, Builder, Progress, create_empty};
@@ -39,6 +40,7 @@ pub use params::{
     HnswParams, M_RANGE, ParamsError,
 };
 pub use scan::{Hit, Iterative, Scan, ScanOptions, ScanStats, Turn};
+pub use tag::{MAX_TAG, read_tag, write_tag};
 pub use vacuum::{CleanupStats, DeleteStats, bulk_delete, cleanup};
 
 use crate::page::{BlockNumber, PageError, PageStore};

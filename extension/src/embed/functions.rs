@@ -65,6 +65,15 @@ fn distilface_similarity_model(left: &[u8], right: &[u8], model: &[u8]) -> Optio
     similarity(named(model), left, right, Strictness::Pinned)
 }
 
+/// Strategy 1 of `text_semantic_ops`.
+#[pg_extern(sql = false)]
+fn distilface_distance(passage: &[u8], query: &[u8]) -> Option<f64> {
+    let (model, strictness) = (registry::default_model(), Strictness::Settings);
+    let query = session::embed_one(model, InputKind::Query, &to_utf8(query), strictness)?;
+    let passage = session::embed_one(model, InputKind::Passage, &to_utf8(passage), strictness)?;
+    Some(Metric::Cosine.distance(&passage, &query))
+}
+
 #[pg_extern(sql = false)]
 fn distilface_token_count_default(text: &[u8]) -> i32 {
     token_count(registry::default_model(), text)

@@ -33,6 +33,11 @@ pub fn all() -> impl Iterator<Item = ModelId> {
     (0..BUILTIN.len()).map(ModelId)
 }
 
+/// The model of that revision, if it is here.
+pub fn by_revision(revision: &str) -> Option<ModelId> {
+    all().find(|model| model.encoder().manifest().revision == revision)
+}
+
 /// The model of that name.
 ///
 /// # Errors

@@ -70,11 +70,12 @@ macro_rules! hnsw_support {
     )*};
 }
 
-/// How an indexed column's type holds its numbers.
+/// What the values of an indexed column are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Element {
     Single = 0,
     Half = 1,
+    Text = 2,
 }
 
 hnsw_support! {
@@ -86,6 +87,7 @@ hnsw_support! {
     halfvec_hnsw_ip: Metric::InnerProduct, Element::Half;
     halfvec_hnsw_cosine: Metric::Cosine, Element::Half;
     halfvec_hnsw_l1: Metric::L1, Element::Half;
+    text_semantic_column: Metric::Cosine, Element::Text;
 }
 
 /// Dimensions `start` to `start + count − 1`, counted from 1 and cut to those that there are, as

@@ -2,13 +2,17 @@
 //! backend scans the heap, then written to pages at once. A graph that outgrows
 //! `maintenance_work_mem` is written out early, and the rest of the heap goes in by page inserts.
 
-use super::index::{Column, IndexRelation, heap_tid};
+use super::index::{IndexRelation, heap_tid};
 use super::raise;
+use super::vectors::{Source, TextDatum};
+use crate::embed::registry::ModelId;
+use crate::embed::session::{self, Strictness};
 use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::interrupts;
 use crate::pg::report::Report;
-use distilface_core::hnsw::{self, Added, BuildOptions, BuildPhase, Builder, Progress};
+use distilface_core::encoder::InputKind;
+use distilface_core::hnsw::{self, Added, BuildOptions, BuildPhase, Builder, HeapTid, Progress};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
@@ -25,6 +29,10 @@ const PHASE_LINK: i64 = 3;
 const PHASE_PLACE: i64 = 4;
 const PHASE_WRITE: i64 = 5;
 const PHASE_INSERT: i64 = 6;
+
+/// Rows and bytes of text that wait to be embedded together.
+const MAX_WAITING: usize = 1024;
+const MAX_WAITING_BYTES: usize = 1 << 20;
 
 /// The same graph for the same rows in the same order, with one thread.
 const SEED: u64 = 0x6469_7374_696c;
@@ -53,10 +61,13 @@ enum Phase {
 
 struct Build {
     index: IndexRelation,
-    column: Column,
+    source: Source,
     store: SharedBuffers,
     phase: Phase,
     indexed: u64,
+    /// Rows whose texts are embedded together.
+    waiting: Vec<(HeapTid, String)>,
+    waiting_bytes: usize,
 }
 
 /// Builds the index of a filled or empty table.
@@ -70,12 +81,14 @@ pub unsafe extern "C-unwind" fn ambuild(
     let index = unsafe { IndexRelation::new(index) };
     let mut build = Build {
         index,
-        column: index.column(),
+        source: Source::for_build(index),
         store: index.store(Logging::Deferred),
         phase: Phase::Start,
         indexed: 0,
+        waiting: Vec::new(),
+        waiting_bytes: 0,
     };
-    if let Some(dims) = index.declared_dims() {
+    if let Some(dims) = build.source.dims(index) {
         build.phase = Phase::Memory(Box::new(new_builder(index, dims)));
     }
     progress(PROGRESS_SUBPHASE, PHASE_SCAN);
@@ -93,7 +106,13 @@ pub unsafe extern "C-unwind" fn ambuild(
             std::ptr::null_mut(),
         )
     };
+    if let Source::Text(_, model) = build.source {
+        build.embed_waiting(model);
+    }
     build.write_graph();
+    if let Some(tag) = build.source.tag() {
+        hnsw::write_tag(&build.store, tag.as_bytes()).unwrap_or_else(|error| raise(&index, error));
+    }
     build.store.log_all_pages();
     // SAFETY: a zeroed allocation of the result's size in the caller's memory context.
     unsafe {
@@ -110,8 +129,11 @@ pub unsafe extern "C-unwind" fn ambuild(
 pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     // SAFETY: PostgreSQL keeps the index open and locked during the call.
     let (index, store) = unsafe { (IndexRelation::new(index), SharedBuffers::init_fork(index)) };
-    if let Some(dims) = index.declared_dims() {
-        hnsw::create_empty(&store, index.params(dims)).unwrap_or_else(|error| raise(&index, error));
+    let source = Source::for_build(index);
+    if let Some(dims) = source.dims(index) {
+        hnsw::create_empty(&store, index.params(dims))
+            .and_then(|()| hnsw::write_tag(&store, source.tag().unwrap_or_default().as_bytes()))
+            .unwrap_or_else(|error| raise(&index, error));
         store.log_all_pages();
     }
 }
@@ -132,22 +154,42 @@ unsafe extern "C-unwind" fn build_callback(
     if is_null {
         return;
     }
-    let column = build.column;
-    // SAFETY: the value is of the column's type.
-    unsafe {
-        column.with_vector(value, |vector| {
-            if !column.leaves_out(vector) {
-                build.add(vector, tid);
-                build.indexed += 1;
+    match build.source {
+        // SAFETY: the value is of the column's type.
+        Source::Vectors(_) => unsafe {
+            build.source.with_passage(value, |vector| build.add(vector, tid));
+        },
+        Source::Text(_, model) => {
+            // SAFETY: the value is of the column's type.
+            let text = unsafe { TextDatum::new(value) };
+            let text = text.to_utf8().into_owned();
+            build.waiting_bytes += text.len();
+            build.waiting.push((tid, text));
+            if build.waiting.len() >= MAX_WAITING || build.waiting_bytes >= MAX_WAITING_BYTES {
+                build.embed_waiting(model);
             }
-        });
+        }
     }
     interrupts::check();
 }
 
 impl Build {
-    /// Puts a row's vector into the graph.
-    fn add(&mut self, vector: &[f32], tid: hnsw::HeapTid) {
+    /// Embeds the texts that wait, in one batch, and puts them into the graph in their order.
+    fn embed_waiting(&mut self, model: ModelId) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let texts: Vec<&str> = waiting.iter().map(|(_, text)| text.as_str()).collect();
+        let embedded = session::embed_batch(model, InputKind::Passage, &texts, Strictness::Pinned);
+        for ((tid, _), vector) in waiting.iter().zip(embedded.vectors()) {
+            self.add(vector, *tid);
+        }
+        progress(PROGRESS_TUPLES_DONE, self.indexed as i64);
+    }
+
+    /// Puts a row's vector into the graph; a row without one stays out.
+    fn add(&mut self, vector: Option<&[f32]>, tid: HeapTid) {
+        let Some(vector) = vector else { return };
+        self.indexed += 1;
         let index = self.index;
         if let Phase::Start = self.phase {
             self.phase = Phase::Memory(Box::new(new_builder(index, vector.len())));

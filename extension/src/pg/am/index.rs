@@ -3,7 +3,6 @@
 use super::COLUMN_PROC;
 use super::options::Options;
 use crate::pg::buffers::{Logging, SharedBuffers};
-use crate::pg::embedding::{EmbeddingRef, read_halfvec};
 use crate::pg::report::Report;
 use distilface_core::hnsw::{HeapTid, HnswParams};
 use distilface_core::vector::Metric;
@@ -73,9 +72,7 @@ impl IndexRelation {
 
     /// The parameters of a graph over vectors of `dims` dimensions.
     pub fn params(self, dims: usize) -> HnswParams {
-        // SAFETY: `rd_options` is null or what `amoptions` built.
-        let options = unsafe { (*self.0).rd_options.cast::<Options>().as_ref() };
-        let options = options.unwrap_or(&Options::DEFAULT);
+        let options = self.options();
         HnswParams::parse(
             dims,
             self.column().metric,
@@ -83,6 +80,13 @@ impl IndexRelation {
             options.ef_construction.into(),
         )
         .unwrap_or_else(|error| super::raise(&self, error.into()))
+    }
+
+    /// What `CREATE INDEX` said after `WITH`.
+    pub fn options<'a>(self) -> &'a Options {
+        // SAFETY: `rd_options` is null or what `amoptions` built; it lives as long as the open
+        // relation, which outlives the use of this value.
+        unsafe { (*self.0).rd_options.cast::<Options>().as_ref() }.unwrap_or(&Options::DEFAULT)
     }
 
     /// Its pages.
@@ -96,14 +100,18 @@ impl IndexRelation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
     pub metric: Metric,
-    element: Element,
+    pub element: Element,
 }
 
-/// How a column's type holds its numbers.
+/// What the values of a column's type are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Element {
+pub enum Element {
+    /// Vectors of single-precision numbers.
     Single,
+    /// Vectors of half-precision numbers.
     Half,
+    /// Text, which a model turns into vectors.
+    Text,
 }
 
 impl Column {
@@ -113,32 +121,18 @@ impl Column {
         let element = match element {
             0 => Element::Single,
             1 => Element::Half,
+            2 => Element::Text,
             _ => return None,
         };
         Some(Self { metric: Metric::from_code(metric).ok()?, element })
     }
 
-    /// Hands a value's numbers to `work`.
-    ///
-    /// # Safety
-    /// `datum` is a non-null value of the column's type.
-    pub unsafe fn with_vector<T>(self, datum: pg_sys::Datum, work: impl FnOnce(&[f32]) -> T) -> T {
-        match self.element {
-            // SAFETY: the caller's promise.
-            Element::Single => work(&unsafe { EmbeddingRef::new(datum) }),
-            Element::Half => {
-                let mut vector = Vec::new();
-                // SAFETY: the caller's promise.
-                unsafe { read_halfvec(datum, &mut vector) };
-                work(&vector)
-            }
-        }
-    }
-
-    /// Whether the metric has no distance for this vector: a zero vector has no direction. As in
-    /// pgvector, the index leaves it out; a sort puts it last, its distance being NaN.
-    pub fn leaves_out(self, vector: &[f32]) -> bool {
-        self.metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0)
+    /// The vector, where it has a place in the index. A zero vector has no direction, so that it has
+    /// none where directions are compared: as in pgvector, the index leaves it out; a sort puts it
+    /// last, its distance being NaN.
+    pub fn placed(self, vector: &[f32]) -> Option<&[f32]> {
+        let placed = self.metric != Metric::Cosine || vector.iter().any(|&x| x != 0.0);
+        placed.then_some(vector)
     }
 }
 

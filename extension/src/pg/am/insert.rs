@@ -2,6 +2,7 @@
 
 use super::index::{IndexRelation, heap_tid};
 use super::raise;
+use super::vectors::Source;
 use crate::pg::buffers::Logging;
 use distilface_core::hnsw;
 use distilface_core::page::{LockMode, PageStore};
@@ -28,14 +29,14 @@ pub unsafe extern "C-unwind" fn aminsert(
         }
         (IndexRelation::new(index), *values, heap_tid(*tid))
     };
-    let column = index.column();
+    let store = index.store(Logging::Generic);
+    let has_pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0;
+    // Only a column of vectors has an index without pages.
+    let source = if has_pages { Source::of(index, &store) } else { Source::for_build(index) };
     // SAFETY: the value is of the column's type.
     unsafe {
-        column.with_vector(value, |vector| {
-            if column.leaves_out(vector) {
-                return;
-            }
-            let store = index.store(Logging::Generic);
+        source.with_passage(value, |vector| {
+            let Some(vector) = vector else { return };
             lay_first_page(index, &store, vector.len());
             hnsw::insert(&store, vector, tid).unwrap_or_else(|error| raise(&index, error));
         });

@@ -1,7 +1,8 @@
 //! The access method `distilface_hnsw`: PostgreSQL's callbacks over `distilface_core::hnsw`.
 //!
 //! One file per phase: [`build`], [`insert`], [`scan`], [`vacuum`], [`cost`], [`options`]; and
-//! [`index`], what an open index relation tells about itself. The graph, its pages and its lock
+//! [`index`], what an open index relation tells about itself; [`vectors`], how its column's values
+//! become vectors. The graph, its pages and its lock
 //! order are the core crate's (`src/hnsw/README.md`); here is only what PostgreSQL asks.
 //!
 //! The order of an index scan is exact. The core emits, for each entry, a lower bound of its
@@ -16,6 +17,7 @@ pub mod inspect;
 pub mod options;
 mod scan;
 mod vacuum;
+mod vectors;
 
 use super::report::Report;
 use distilface_core::hnsw::HnswError;

@@ -1,9 +1,12 @@
-//! `WITH (m = …, ef_construction = …)`.
+//! `WITH (m = …, ef_construction = …, model = …)`.
 
+use crate::embed::registry;
 use distilface_core::hnsw::{DEFAULT_EF_CONSTRUCTION, DEFAULT_M, EF_CONSTRUCTION_RANGE, M_RANGE};
 use pgrx::pg_sys;
+use pgrx::pg_sys::relopt_type::{RELOPT_TYPE_INT, RELOPT_TYPE_STRING};
 use pgrx::prelude::*;
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::mem::offset_of;
 
 thread_local! {
@@ -16,12 +19,31 @@ pub struct Options {
     vl_len: i32,
     pub m: i32,
     pub ef_construction: i32,
+    /// Where the model's name starts, counted from the struct; 0 for none.
+    model: i32,
 }
 
 impl Options {
     /// What an index without a `WITH` clause gets.
-    pub const DEFAULT: Self =
-        Self { vl_len: 0, m: DEFAULT_M as i32, ef_construction: DEFAULT_EF_CONSTRUCTION as i32 };
+    pub const DEFAULT: Self = Self {
+        vl_len: 0,
+        m: DEFAULT_M as i32,
+        ef_construction: DEFAULT_EF_CONSTRUCTION as i32,
+        model: 0,
+    };
+
+    /// The model that `WITH (model = …)` names.
+    pub fn model(&self) -> Option<&str> {
+        if self.model <= 0 {
+            return None;
+        }
+        // SAFETY: PostgreSQL put a NUL-terminated string there, in the struct's own allocation.
+        let name = unsafe {
+            let start = std::ptr::from_ref(self).cast::<std::ffi::c_char>();
+            CStr::from_ptr(start.add(self.model as usize))
+        };
+        name.to_str().ok().filter(|name| !name.is_empty())
+    }
 }
 
 /// Registers the options; called once, when the library is loaded.
@@ -48,6 +70,23 @@ pub fn define() {
             i32::from(*EF_CONSTRUCTION_RANGE.end()),
             pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
         );
+        pg_sys::add_string_reloption(
+            kind,
+            c"model".as_ptr(),
+            c"Model that embeds the text of an index on text".as_ptr(),
+            std::ptr::null(),
+            Some(validate_model),
+            pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
+        );
+    }
+}
+
+/// Refuses a model that is not here when the option is set, not when the index is built.
+#[pg_guard]
+unsafe extern "C-unwind" fn validate_model(name: *const std::ffi::c_char) {
+    if !name.is_null() {
+        // SAFETY: PostgreSQL passes a NUL-terminated string.
+        registry::by_name(&unsafe { CStr::from_ptr(name) }.to_string_lossy());
     }
 }
 
@@ -59,15 +98,16 @@ pub unsafe extern "C-unwind" fn amoptions(
 ) -> *mut pg_sys::bytea {
     // PostgreSQL 18 has one field more.
     #[allow(clippy::needless_update)]
-    let int = |optname: &std::ffi::CStr, offset: usize| pg_sys::relopt_parse_elt {
+    let option = |optname: &CStr, opttype, offset: usize| pg_sys::relopt_parse_elt {
         optname: optname.as_ptr(),
-        opttype: pg_sys::relopt_type::RELOPT_TYPE_INT,
+        opttype,
         offset: offset as i32,
         ..Default::default()
     };
     let table = [
-        int(c"m", offset_of!(Options, m)),
-        int(c"ef_construction", offset_of!(Options, ef_construction)),
+        option(c"m", RELOPT_TYPE_INT, offset_of!(Options, m)),
+        option(c"ef_construction", RELOPT_TYPE_INT, offset_of!(Options, ef_construction)),
+        option(c"model", RELOPT_TYPE_STRING, offset_of!(Options, model)),
     ];
     // SAFETY: `table` describes the fields of `Options`, whose size is passed with it.
     unsafe {

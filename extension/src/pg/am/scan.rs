@@ -5,6 +5,7 @@
 
 use super::index::{IndexRelation, item_pointer};
 use super::raise;
+use super::vectors::Source;
 use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::report::Report;
@@ -34,8 +35,10 @@ enum Phase {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Claim {
-    /// The lower bound that the index has.
+    /// The lower bound that the index has; the executor computes the distance itself.
     LowerBound,
+    /// The index's bound is the distance: to compute a text's own would mean to embed it again.
+    Distance,
     /// The query is NULL, and so is every distance.
     Null,
     /// The query has no direction, and every distance is NaN.
@@ -127,9 +130,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
     unsafe {
         (*scan).xs_heaptid = item_pointer(hit.heap_tid);
         (*scan).xs_recheck = false;
-        (*scan).xs_recheckorderby = true;
+        (*scan).xs_recheckorderby = matches!(state.claim, Claim::LowerBound | Claim::Nan);
         let bound = match state.claim {
-            Claim::LowerBound => Some(f64::from(hit.lower_bound)),
+            Claim::LowerBound | Claim::Distance => Some(f64::from(hit.lower_bound)),
             Claim::Nan => Some(f64::NAN),
             Claim::Null => None,
         };
@@ -174,24 +177,28 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut S
         state.phase = Phase::Ended;
         return;
     }
-    let column = index.column();
+    let source = Source::of(index, store);
     // SAFETY: the key is initialized; its argument is the query, of the column's type, and outlives
     // this call.
-    let query = unsafe {
+    let (query, is_null) = unsafe {
         if (*key).sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
-            None
+            (None, true)
         } else {
-            Some(column.with_vector((*key).sk_argument, <[f32]>::to_vec))
+            (source.query((*key).sk_argument), false)
         }
     };
-    let (query, claim) = match query {
-        Some(query) if column.leaves_out(&query) => (any_direction(query.len()), Claim::Nan),
-        Some(query) => (query, Claim::LowerBound),
-        None => {
-            let params = hnsw::read_params(store).unwrap_or_else(|error| raise(&index, error));
-            (any_direction(params.dims()), Claim::Null)
-        }
+    let claim = match (&query, source) {
+        (Some(_), Source::Vectors(_)) => Claim::LowerBound,
+        (Some(_), Source::Text(..)) => Claim::Distance,
+        // The distance from a blank text is NULL, as the text's vector is.
+        (None, Source::Text(..)) => Claim::Null,
+        (None, Source::Vectors(_)) if is_null => Claim::Null,
+        (None, Source::Vectors(_)) => Claim::Nan,
     };
+    let query = query.unwrap_or_else(|| {
+        let params = hnsw::read_params(store).unwrap_or_else(|error| raise(&index, error));
+        any_direction(params.dims())
+    });
     let options = ScanOptions {
         ef_search: u32::try_from(guc::EF_SEARCH.get()).unwrap_or(1),
         iterative: match guc::ITERATIVE_SCAN.get() {
