@@ -1,7 +1,7 @@
 //! A store that fails on demand: every transaction's commit, extension or page lock counts as one
 //! write, and the n-th fails as a full disk would, leaving all pages as they were.
 
-use super::{BlockNumber, LockMode, MemoryStore, PageError, PageStore, PageTxn, UpdateLock};
+use super::{BlockNumber, LockMode, MemoryStore, PageError, PageStore, PageTxn, UpdateLock, Wait};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Never fail.
@@ -76,6 +76,10 @@ impl PageStore for FaultStore {
 
     fn lock_updates(&self, mode: LockMode) -> Result<UpdateLock<'_>, PageError> {
         self.inner.lock_updates(mode)
+    }
+
+    fn lock_maintenance(&self, wait: Wait) -> Result<Option<UpdateLock<'_>>, PageError> {
+        self.inner.lock_maintenance(wait)
     }
 
     fn check_interrupts(&self) -> Result<(), PageError> {

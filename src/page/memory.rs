@@ -5,7 +5,7 @@
 
 use super::{
     BlockNumber, LockMode, MAX_TXN_PAGES, PAGE_CONTENT, PageError, PagePin, PageStore, PageTxn,
-    UpdateLock,
+    UpdateLock, Wait,
 };
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock, RwLockReadGuard};
 use std::ops::Deref;
@@ -20,6 +20,7 @@ type SharedPage = Arc<RwLock<Content>>;
 pub struct MemoryStore {
     pages: RwLock<Vec<SharedPage>>,
     updates: Arc<RwLock<()>>,
+    maintenance: Arc<RwLock<()>>,
     clock: AtomicU64,
     reuse_held: AtomicBool,
     interrupted: AtomicBool,
@@ -99,6 +100,13 @@ impl PageStore for MemoryStore {
         Ok(match mode {
             LockMode::Shared => UpdateLock::held(self.updates.read_arc()),
             LockMode::Exclusive => UpdateLock::held(self.updates.write_arc()),
+        })
+    }
+
+    fn lock_maintenance(&self, wait: Wait) -> Result<Option<UpdateLock<'_>>, PageError> {
+        Ok(match wait {
+            Wait::Yes => Some(UpdateLock::held(self.maintenance.write_arc())),
+            Wait::No => self.maintenance.try_write_arc().map(UpdateLock::held),
         })
     }
 

@@ -99,6 +99,14 @@ pub trait PageStore {
         Ok(UpdateLock::none())
     }
 
+    /// Takes the lock of whoever rearranges the index as a whole (merges segments), one at a time;
+    /// inserts go on beside it. Nothing where another has it and the caller does not wait. Taken
+    /// before [`PageStore::lock_updates`], with no content lock held; released on drop.
+    /// PostgreSQL: `LockPage` on page 1. A store with one writer at a time needs none.
+    fn lock_maintenance(&self, _wait: Wait) -> Result<Option<UpdateLock<'_>>, PageError> {
+        Ok(Some(UpdateLock::none()))
+    }
+
     /// Ends the operation with [`PageError::Interrupted`] (or, in PostgreSQL, by raising its own
     /// error) where the user asked for it. Never called with a content lock held.
     fn check_interrupts(&self) -> Result<(), PageError>;
@@ -113,7 +121,15 @@ pub enum LockMode {
     Exclusive,
 }
 
-/// The lock of [`PageStore::lock_updates`]; dropping it releases it.
+/// Whether [`PageStore::lock_maintenance`] waits for another's work to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    Yes,
+    No,
+}
+
+/// The lock of [`PageStore::lock_updates`] or [`PageStore::lock_maintenance`]; dropping it releases
+/// it.
 pub struct UpdateLock<'s> {
     _held: Option<Box<dyn Held + 's>>,
 }

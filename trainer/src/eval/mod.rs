@@ -15,7 +15,7 @@ use crate::import::PrecisionArgument;
 
 mod pairs;
 mod retrieval;
-pub mod statistics;
+mod statistics;
 pub mod sts;
 
 #[derive(clap::Args)]

@@ -1,0 +1,201 @@
+//! A consistent view of an index, which scans read: its segments and, as one more segment in
+//! memory, the rows of its pending list.
+//!
+//! A view is taken from the metapage once and stays valid while its snapshot lives, whatever is
+//! merged or vacuumed meanwhile: segments are immutable, and their pages are given to others only
+//! after every snapshot that may need them is gone. On a standby that last rule does not hold; a
+//! page that is not the segment's any more gives [`Bm25Error::Recycled`], and the scan starts over
+//! from a new view.
+
+use super::engine::{MemorySegment, PageDirectory, SMALL_BUDGET, SegmentBuilder};
+use super::error::Bm25Error;
+use super::layout::{HeapTid, Meta};
+use super::params::Bm25Params;
+use super::pending::{self, TailMark};
+use super::segment::{DeadBits, SegmentMap};
+use crate::page::PageStore;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tantivy::{ReloadPolicy, Searcher};
+
+/// Bytes of segments that a view keeps in memory unless told otherwise.
+pub const DEFAULT_CACHE_BYTES: usize = 64 << 20;
+
+/// Times that a view is tried again when pages are recycled under it.
+const ATTEMPTS: usize = 8;
+
+/// An index as it was at one moment.
+pub struct View<S> {
+    pub(crate) store: Arc<S>,
+    pub(crate) params: Bm25Params,
+    pub(crate) searcher: Searcher,
+    pub(crate) segments: Vec<ViewSegment>,
+    directory: PageDirectory<S>,
+    version: u64,
+    tail: TailMark,
+}
+
+/// Where a segment's heap TIDs come from.
+pub(crate) enum ViewSegment {
+    Pages { map: Arc<SegmentMap>, dead: Option<DeadBits> },
+    Memory(Arc<MemorySegment>),
+}
+
+impl<S: PageStore + Send + Sync + 'static> View<S> {
+    /// Takes a view of the index. `cache_bytes` bounds what it keeps of the segments in memory.
+    ///
+    /// # Errors
+    /// [`Bm25Error::Page`] where a page is damaged or cannot be read.
+    pub fn open(store: Arc<S>, cache_bytes: usize) -> Result<Self, Bm25Error> {
+        Self::take(&store, cache_bytes, None)
+    }
+
+    /// A new view where the index has changed, which keeps what this one has read of the segments
+    /// that are still there; nothing where this one still holds.
+    ///
+    /// # Errors
+    /// As for [`View::open`].
+    pub fn renew(&self) -> Result<Option<Self>, Bm25Error> {
+        if self.is_current()? {
+            return Ok(None);
+        }
+        Self::take(&self.store, 0, Some(self)).map(Some)
+    }
+
+    /// Whether the index has not changed since.
+    ///
+    /// # Errors
+    /// As for [`View::open`].
+    pub fn is_current(&self) -> Result<bool, Bm25Error> {
+        let meta = Meta::load(&*self.store)?;
+        if meta.version != self.version {
+            return Ok(false);
+        }
+        match pending::tail_mark(&*self.store, &meta) {
+            Ok(mark) => Ok(mark == self.tail),
+            Err(Bm25Error::Recycled(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(store: &Arc<S>, cache_bytes: usize, old: Option<&Self>) -> Result<Self, Bm25Error> {
+        let mut attempt = 1;
+        loop {
+            match Self::try_take(store, cache_bytes, old) {
+                Err(Bm25Error::Recycled(_)) if attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    fn try_take(store: &Arc<S>, cache_bytes: usize, old: Option<&Self>) -> Result<Self, Bm25Error> {
+        let meta = Meta::load(&**store)?;
+        let tail = pending::tail_mark(&**store, &meta)?;
+        let known: HashMap<u64, &Arc<SegmentMap>> = old
+            .iter()
+            .flat_map(|view| &view.segments)
+            .filter_map(|segment| match segment {
+                ViewSegment::Pages { map, .. } => Some((map.entry.id, map)),
+                ViewSegment::Memory(_) => None,
+            })
+            .collect();
+        let mut segments = Vec::new();
+        let mut maps = Vec::new();
+        for &entry in &meta.segments {
+            let map = match known.get(&entry.id) {
+                Some(map) if map.entry == entry => Arc::clone(map),
+                _ => Arc::new(SegmentMap::load(&**store, entry)?),
+            };
+            let dead = map.dead_bits(&**store)?;
+            maps.push(Arc::clone(&map));
+            segments.push(ViewSegment::Pages { map, dead });
+        }
+        let rows = pending::read(&**store, &meta, None)?.rows;
+        let memory = if rows.is_empty() {
+            None
+        } else {
+            let mut builder = SegmentBuilder::new(&meta.params, SMALL_BUDGET)?;
+            for row in &rows {
+                builder.add(row.texts.iter().map(Option::as_deref), row.tid)?;
+            }
+            Some(Arc::new(builder.finish()?))
+        };
+        if let Some(memory) = &memory {
+            segments.push(ViewSegment::Memory(Arc::clone(memory)));
+        }
+        let directory = match old {
+            Some(old) => old.directory.with_segments(&meta.params, &maps, memory)?,
+            None => {
+                PageDirectory::new(Arc::clone(store), &meta.params, &maps, memory, cache_bytes)?
+            }
+        };
+        let index = directory.open(&meta.params)?;
+        let reader = index
+            .reader_builder()
+            .reload_policy(ReloadPolicy::Manual)
+            .doc_store_cache_num_blocks(0)
+            .try_into()
+            .map_err(|error| directory.explain(error))?;
+        Ok(Self {
+            store: Arc::clone(store),
+            params: meta.params,
+            searcher: reader.searcher(),
+            segments,
+            directory,
+            version: meta.version,
+            tail,
+        })
+    }
+
+    /// The index's parameters.
+    pub fn params(&self) -> &Bm25Params {
+        &self.params
+    }
+
+    /// Documents in the view, those included that vacuum found dead and no merge has dropped.
+    pub fn docs(&self) -> u64 {
+        self.searcher.segment_readers().iter().map(|reader| u64::from(reader.max_doc())).sum()
+    }
+
+    /// Segments, and rows of the pending list.
+    pub fn shape(&self) -> (usize, usize) {
+        let pending = self
+            .segments
+            .iter()
+            .map(|segment| match segment {
+                ViewSegment::Memory(memory) => memory.tids.len(),
+                ViewSegment::Pages { .. } => 0,
+            })
+            .sum();
+        (self.segments.len() - usize::from(pending > 0), pending)
+    }
+
+    /// Turns an error of tantivy's into what caused it.
+    pub(crate) fn explain(&self, error: tantivy::TantivyError) -> Bm25Error {
+        self.directory.explain(error)
+    }
+
+    /// The heap TID of a document.
+    pub(crate) fn tid(&self, segment: usize, doc: u32) -> Result<HeapTid, Bm25Error> {
+        match &self.segments[segment] {
+            ViewSegment::Pages { map, .. } => map.tid(&*self.store, doc),
+            ViewSegment::Memory(memory) => Ok(memory.tids[doc as usize]),
+        }
+    }
+
+    /// The heap TIDs of all documents of a segment.
+    pub(crate) fn tids(&self, segment: usize) -> Result<Vec<HeapTid>, Bm25Error> {
+        match &self.segments[segment] {
+            ViewSegment::Pages { map, .. } => map.tids(&*self.store),
+            ViewSegment::Memory(memory) => Ok(memory.tids.clone()),
+        }
+    }
+
+    /// The dead documents of a segment.
+    pub(crate) fn dead(&self, segment: usize) -> Option<&DeadBits> {
+        match &self.segments[segment] {
+            ViewSegment::Pages { dead, .. } => dead.as_ref(),
+            ViewSegment::Memory(_) => None,
+        }
+    }
+}
