@@ -77,6 +77,9 @@ pub fn bulk_delete<S: PageStore>(
     }
     hollow.sort_unstable();
     hollow.dedup();
+    if !hollow.is_empty() {
+        mark_dead_pending(store)?;
+    }
     for node in hollow {
         store.check_interrupts()?;
         stats.dead_nodes += u64::from(compact_postings(store, &layout, node)?);
@@ -106,10 +109,21 @@ fn delete_from_page<S: PageStore>(
         let guard = pin.lock_shared();
         let Some(page) = PageView::new_if_filled(layout, blkno, &guard)? else { return Ok(()) };
         for slot in page.slots() {
-            let (_, slot) = slot?;
+            let (at, slot) = slot?;
             match slot.state() {
-                SlotState::Live => tids.extend(slot.tid()),
-                SlotState::Posting => tids.extend(slot.tids()),
+                SlotState::Live => {
+                    tids.extend(slot.tid());
+                    // A vacuum that was interrupted before it came to its hollow nodes leaves these.
+                    if slot.tid().is_none() {
+                        hollow.push(layout.id(blkno, at).ok_or(HnswError::Full)?);
+                    }
+                }
+                SlotState::Posting => {
+                    tids.extend(slot.tids());
+                    if slot.tids().next().is_none() {
+                        hollow.push(slot.owner());
+                    }
+                }
                 _ => {}
             }
         }
