@@ -82,7 +82,7 @@ rust
 for purpose in "$@"; do
   case $purpose in
     build)
-      packages build-essential ca-certificates git libclang-dev \
+      packages build-essential ca-certificates git libclang-dev libssl-dev pkg-config \
         postgresql-15 postgresql-server-dev-15 python3 python3-venv
       cargo_tool cargo-pgrx $CARGO_PGRX exact
       pgrx_init ;;
