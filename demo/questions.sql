@@ -9,11 +9,11 @@ SET client_min_messages = warning;
 \ir ask.sql
 \set q 'an illness caused by mold'
 \ir ask.sql
-\set q 'a boat that can fly'
+\set q 'animals that live in the deep sea'
 \ir ask.sql
 \set q 'where do Formula One cars race?'
 \ir ask.sql
-\set q 'music for a whole orchestra'
+\set q 'who conducts symphonies?'
 \ir ask.sql
 
 \echo

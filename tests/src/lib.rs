@@ -21,6 +21,7 @@
 
 mod cluster;
 mod crash;
+mod fixture;
 mod random;
 mod server;
 mod session;
@@ -29,7 +30,9 @@ mod template;
 
 pub use cluster::{Builder, Cluster};
 pub use crash::{Acknowledged, crash_loop};
+pub use fixture::DIMS;
 pub use random::{random_vector, words};
+pub use server::{bindir, checkout};
 pub use session::{Canceler, Session, SqlError};
 
 /// Says on standard error that a test could not run here and why; `make test` lists these lines at its end.

@@ -74,8 +74,13 @@ impl Server {
     }
 }
 
+/// The executables of the private tree of `version`, for what brings its own cluster.
+pub fn bindir(version: u32) -> Option<PathBuf> {
+    Server::find(version).map(|server| server.bin)
+}
+
 /// The repository's root.
-pub(crate) fn checkout() -> PathBuf {
+pub fn checkout() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().expect("tests/ lies in the repository").to_path_buf()
 }
