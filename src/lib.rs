@@ -11,4 +11,6 @@ pub mod hnsw;
 pub mod model;
 pub mod page;
 pub mod text;
+#[cfg(feature = "training")]
+pub mod training;
 pub mod vector;

@@ -30,6 +30,8 @@ mod weights;
 pub use batch::TokenBatch;
 pub use context::Context;
 pub use kernels::Kernel;
+#[cfg(all(feature = "training", target_arch = "x86_64", target_os = "linux"))]
+pub(crate) use kernels::enter_tiles;
 pub use model::{Encoder, Normalization};
 pub use sentence::{Embedded, InputKind, SentenceEncoder, pack_model};
 pub use weights::{Weights, pack_weights};

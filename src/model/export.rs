@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::directory::io;
 use super::{
     Config, MANIFEST_FILE, MANIFEST_FORMAT, Manifest, ModelError, NamedTensor, Pooling, Precision,
-    Prompts, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, write_safetensors,
+    Prompts, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, WeightsType, write_safetensors_as,
 };
 use crate::text::TokenizerSpec;
 
@@ -37,6 +37,8 @@ pub struct NewModel {
     pub source: Option<String>,
     /// The tokenizer.
     pub tokenizer: TokenizerSpec,
+    /// How the weights are written.
+    pub weights: WeightsType,
 }
 
 /// Writes `directory`, which must not be there yet or be empty, and gives its manifest.
@@ -54,7 +56,7 @@ pub fn write_directory(
         return Err(io(directory, std::io::Error::other(message)));
     }
     let mut files = side_files(model);
-    files.push((WEIGHTS_FILE.to_owned(), weights(&model.config, tensors)?));
+    files.push((WEIGHTS_FILE.to_owned(), weights(model, tensors)?));
     let sha256 = |bytes: &[u8]| super::hex(&Sha256::digest(bytes));
     let checksums: BTreeMap<String, String> =
         files.iter().map(|(name, bytes)| (name.clone(), sha256(bytes))).collect();
@@ -90,8 +92,9 @@ pub fn write_directory(
     written.map(|()| manifest)
 }
 
-fn weights(config: &Config, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelError> {
-    let named: Result<Vec<NamedTensor>, ModelError> = config
+fn weights(model: &NewModel, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelError> {
+    let named: Result<Vec<NamedTensor>, ModelError> = model
+        .config
         .tensors()
         .into_iter()
         .map(|(name, shape)| {
@@ -99,7 +102,7 @@ fn weights(config: &Config, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelError
             Ok(NamedTensor { name, shape, values })
         })
         .collect();
-    write_safetensors(&named?)
+    write_safetensors_as(&named?, model.weights)
 }
 
 const POOLING_DIRECTORY: &str = "1_Pooling";
@@ -216,7 +219,8 @@ fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
         let shape = vec![weights.len()];
         let weights =
             NamedTensor { name: "layer_weights".to_owned(), shape, values: weights.into() };
-        let bytes = write_safetensors(&[weights]).expect("the shape is the values' length");
+        let bytes = write_safetensors_as(&[weights], WeightsType::F32)
+            .expect("the shape is the values' length");
         files.push(("1_WeightedLayerPooling/model.safetensors".to_owned(), bytes));
     }
     files

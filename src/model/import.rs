@@ -18,7 +18,7 @@ use super::directory::{check_shape, io, read_file, read_weights};
 use super::safetensors::Header;
 use super::{
     Config, Manifest, ModelError, NewModel, Pooling, Precision, Prompts, SafeTensors, Tensors,
-    check_name, write_directory,
+    WeightsType, check_name, write_directory,
 };
 use crate::text::TokenizerSpec;
 
@@ -115,6 +115,7 @@ pub fn import(
         precision: options.precision,
         source: options.source.clone(),
         tokenizer,
+        weights: WeightsType::F32,
     };
     progress("converting the weights");
     let manifest = write_directory(out, &model, &weights)?;

@@ -34,7 +34,10 @@ pub use manifest::{
     WEIGHTS_FILE, check_name,
 };
 pub use packed::{MANIFEST, Packed, PackedWriter, SECTION_ALIGN, Tag, VOCABULARY, WEIGHTS};
-pub use safetensors::{DType, NamedTensor, SafeTensors, TensorView, write_safetensors};
+pub use safetensors::{
+    DType, NamedTensor, SafeTensors, TensorView, WeightsType, write_safetensors,
+    write_safetensors_as,
+};
 
 /// Sizes of a DistilBERT encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -218,11 +218,35 @@ pub struct NamedTensor<'d> {
     pub values: Cow<'d, [f32]>,
 }
 
+/// How weights are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightsType {
+    /// As they are.
+    F32,
+    /// Rounded to the nearest bfloat16, ties to even: half the size.
+    Bf16,
+}
+
 /// Writes f32 tensors as a safetensors file.
 ///
 /// # Errors
 /// [`ModelError::Shape`] where values and shape disagree.
 pub fn write_safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>, ModelError> {
+    write_safetensors_as(tensors, WeightsType::F32)
+}
+
+/// Writes tensors as a safetensors file of that type.
+///
+/// # Errors
+/// [`ModelError::Shape`] where values and shape disagree.
+pub fn write_safetensors_as(
+    tensors: &[NamedTensor],
+    weights: WeightsType,
+) -> Result<Vec<u8>, ModelError> {
+    let (dtype, size) = match weights {
+        WeightsType::F32 => ("F32", 4),
+        WeightsType::Bf16 => ("BF16", 2),
+    };
     let mut header = serde_json::Map::new();
     // transformers refuses a file that does not say which framework's layout it has.
     header.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
@@ -233,9 +257,9 @@ pub fn write_safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>, ModelError>
             return Err(ModelError::Shape { name: name.clone(), expected, got });
         }
         let start = end;
-        end += 4 * values.len();
+        end += size * values.len();
         let entry =
-            serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] });
+            serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
         header.insert(name.clone(), entry);
     }
     let mut json = serde_json::Value::Object(header).to_string().into_bytes();
@@ -244,9 +268,20 @@ pub fn write_safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>, ModelError>
     bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&json);
     for NamedTensor { values, .. } in tensors {
-        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        match weights {
+            WeightsType::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            WeightsType::Bf16 => {
+                bytes.extend(values.iter().flat_map(|value| to_bf16(*value).to_le_bytes()));
+            }
+        }
     }
     Ok(bytes)
+}
+
+/// The nearest bfloat16 of a finite value, ties to even.
+fn to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16
 }
 
 fn f16_to_f32(half: u16) -> f32 {

@@ -17,6 +17,17 @@ pub enum Error {
     /// A data file is not of the form that was asked for.
     #[error("{path}, line {line}: expected {expected}, got {got}")]
     Data { path: String, line: usize, expected: &'static str, got: String },
+    #[error("computing a loss: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// A recipe's value cannot be trained with.
+    #[error("{field}: expected {expected}, got {got}")]
+    Recipe { field: String, expected: &'static str, got: String },
+    /// Training left the numbers; the last checkpoint stays.
+    #[error(
+        "step {step}: expected a finite {what}, got {got}; a lower rate, a longer warm-up or \
+         clipping may help"
+    )]
+    Diverged { step: usize, what: &'static str, got: f32 },
     /// A data file lacks what the command is for.
     #[error("{path}: expected {expected}, found none")]
     Missing { path: String, expected: &'static str },

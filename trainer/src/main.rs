@@ -2,18 +2,24 @@
 //!
 //! `import` turns a sentence-transformers or Hugging Face directory into a DistilFace model
 //! directory with its packed form, which the extension compiles in or loads. `eval` scores a model
-//! on similarity and on search; `embed` shows its vectors.
+//! on similarity and on search; `embed` shows its vectors. `train` makes a model of another one and of
+//! texts, `average` one of several.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod data;
 mod embed;
 mod embedder;
 mod error;
 mod eval;
 mod import;
 mod lines;
+mod losses;
+mod net;
+mod report;
+mod train;
 
 /// The packed model's file in a model directory.
 pub const PACKED_FILE: &str = "model.packed";
@@ -34,6 +40,10 @@ enum Command {
     Eval(eval::Arguments),
     /// Embed the lines of standard input, one JSON array a line (null for a blank line)
     Embed(embed::Arguments),
+    /// Train a model: contrast, hard negatives, distillation, or a mix of them
+    Train(Box<train::Arguments>),
+    /// Make one model of several, weight by weight
+    Average(train::AverageArguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +51,8 @@ fn main() -> ExitCode {
         Command::Import(arguments) => import::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Embed(arguments) => embed::run(arguments),
+        Command::Train(arguments) => train::run(*arguments),
+        Command::Average(arguments) => train::average(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

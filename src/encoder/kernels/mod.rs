@@ -22,6 +22,15 @@ use std::sync::OnceLock;
 
 pub(crate) use lanes::{from_bf16, to_bf16};
 
+/// This thread's AMX tiles, configured until the value is dropped.
+///
+/// # Panics
+/// If the CPU lacks them.
+#[cfg(all(feature = "training", target_arch = "x86_64", target_os = "linux"))]
+pub(crate) fn enter_tiles() -> impl Sized {
+    <amx::Amx as Stages>::enter()
+}
+
 /// An instruction set that the forward pass is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {

@@ -15,7 +15,7 @@ use crate::import::PrecisionArgument;
 
 mod pairs;
 mod retrieval;
-mod statistics;
+pub mod statistics;
 pub mod sts;
 
 #[derive(clap::Args)]

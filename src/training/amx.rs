@@ -1,0 +1,223 @@
+//! Products on AMX tiles: both factors are rounded to bfloat16 and laid out in tiles, then
+//! multiplied block by block, 32 by 32, four accumulators fed by two tiles of each factor.
+//!
+//! A left tile is 16 rows by 32 steps of the inner dimension; a right tile is 16 pairs of steps by
+//! 16 columns, a pair's two values side by side (Intel SDM volume 2, `TDPBF16PS`). Edges are filled
+//! with zeros, which add nothing.
+
+use super::{Into, Matrix};
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub(super) fn is_available() -> bool {
+    false
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub(super) fn product(_: Matrix<'_>, _: Matrix<'_>, _: &mut [f32], _: Into) {
+    unreachable!("no tiles on this architecture");
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) use x86::{is_available, product};
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod x86 {
+    use super::{Into, Matrix};
+    use crate::encoder::{Kernel, enter_tiles};
+    use std::arch::asm;
+    use std::arch::x86_64::*;
+    use std::cell::RefCell;
+
+    /// One tile: 16 rows of 64 bytes.
+    #[derive(Clone)]
+    #[repr(C, align(64))]
+    struct Tile([u16; 512]);
+
+    const ZERO: Tile = Tile([0; 512]);
+
+    #[repr(C, align(64))]
+    struct Sums([f32; 1024]);
+
+    thread_local! {
+        static SCRATCH: RefCell<(Vec<Tile>, Vec<Tile>)> = const { RefCell::new((vec![], vec![])) };
+    }
+
+    pub(in crate::training) fn is_available() -> bool {
+        Kernel::AmxBf16.is_available()
+    }
+
+    pub(in crate::training) fn product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], into: Into) {
+        let _tiles = enter_tiles();
+        SCRATCH.with_borrow_mut(|(left, right)| {
+            // SAFETY: `enter` made sure of AMX and AVX-512; sizes are checked by `Matrix` and by
+            // the public `product`.
+            unsafe {
+                pack_left(a, left);
+                pack_right(b, right);
+                multiply(left, right, (a.rows, b.cols, a.cols), out, into);
+            }
+        });
+    }
+
+    macro_rules! tile_zero {
+        ($($t:literal),*) => {
+            asm!($(concat!("tilezero tmm", $t),)* options(nomem, nostack, preserves_flags))
+        };
+    }
+    macro_rules! tile_load {
+        ($t:literal, $p:expr) => {
+            asm!(concat!("tileloadd tmm", $t, ", [{p} + {s}*1]"), p = in(reg) $p,
+                 s = in(reg) 64usize, options(nostack, preserves_flags, readonly))
+        };
+    }
+    macro_rules! tile_store {
+        ($t:literal, $p:expr) => {
+            asm!(concat!("tilestored [{p} + {s}*1], tmm", $t), p = in(reg) $p,
+                 s = in(reg) 128usize, options(nostack, preserves_flags))
+        };
+    }
+    macro_rules! tile_dot {
+        ($c:literal, $a:literal, $b:literal) => {
+            asm!(
+                concat!("tdpbf16ps tmm", $c, ", tmm", $a, ", tmm", $b),
+                options(nomem, nostack, preserves_flags)
+            )
+        };
+    }
+
+    /// # Safety
+    /// Tiles are configured and the CPU has AVX-512; `left` and `right` are packed for the sizes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn multiply(
+        left: &[Tile],
+        right: &[Tile],
+        (m, n, k): (usize, usize, usize),
+        out: &mut [f32],
+        into: Into,
+    ) {
+        let steps = k.div_ceil(32);
+        let mut sums = Sums([0.0; 1024]);
+        for col in (0..n).step_by(32) {
+            for row in (0..m).step_by(32) {
+                let (a, b) = (&left[row / 16 * steps..], &right[col / 16 * steps..]);
+                // SAFETY: packing rounds both counts of tile rows up to a pair, `steps` tiles each.
+                unsafe {
+                    tile_zero!(0, 1, 2, 3);
+                    for step in 0..steps {
+                        tile_load!(4, a.as_ptr().add(step));
+                        tile_load!(6, b.as_ptr().add(step));
+                        tile_load!(7, b.as_ptr().add(steps + step));
+                        tile_load!(5, a.as_ptr().add(steps + step));
+                        tile_dot!(0, 4, 6);
+                        tile_dot!(1, 4, 7);
+                        tile_dot!(2, 5, 6);
+                        tile_dot!(3, 5, 7);
+                    }
+                    let p = sums.0.as_mut_ptr();
+                    tile_store!(0, p);
+                    tile_store!(1, p.add(16));
+                    tile_store!(2, p.add(512));
+                    tile_store!(3, p.add(528));
+                }
+                let width = 32.min(n - col);
+                for i in 0..32.min(m - row) {
+                    let at = (row + i) * n + col;
+                    let (to, from) = (&mut out[at..at + width], &sums.0[32 * i..][..width]);
+                    match into {
+                        Into::Replace => to.copy_from_slice(from),
+                        Into::Add => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rounds to the nearest bfloat16, ties to even.
+    #[inline(always)]
+    fn round(x: f32) -> u16 {
+        let bits = x.to_bits();
+        ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+    }
+
+    /// Left tiles: for each 16 rows, `ceil(k / 32)` tiles; an even number of tile rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn pack_left(a: Matrix<'_>, tiles: &mut Vec<Tile>) {
+        let steps = a.cols.div_ceil(32);
+        tiles.clear();
+        tiles.resize(a.rows.div_ceil(32) * 2 * steps, ZERO);
+        for (at, tile) in tiles.iter_mut().enumerate() {
+            let (row, k) = (at / steps * 16, at % steps * 32);
+            let rows = 16.min(a.rows.saturating_sub(row));
+            if rows == 0 {
+                continue;
+            }
+            let width = 32.min(a.cols - k);
+            if a.col_stride == 1 {
+                for i in 0..rows {
+                    let from = &a.data[(row + i) * a.row_stride + k..][..width];
+                    convert(from, &mut tile.0[32 * i..32 * i + width]);
+                }
+            } else {
+                for j in 0..width {
+                    let from = &a.data[(k + j) * a.col_stride + row..][..rows];
+                    for (i, value) in from.iter().enumerate() {
+                        tile.0[32 * i + j] = round(*value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Right tiles: for each 16 columns, `ceil(k / 32)` tiles; an even number of tile columns.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn pack_right(b: Matrix<'_>, tiles: &mut Vec<Tile>) {
+        let steps = b.rows.div_ceil(32);
+        tiles.clear();
+        tiles.resize(b.cols.div_ceil(32) * 2 * steps, ZERO);
+        for (at, tile) in tiles.iter_mut().enumerate() {
+            let (col, k) = (at / steps * 16, at % steps * 32);
+            let cols = 16.min(b.cols.saturating_sub(col));
+            if cols == 0 {
+                continue;
+            }
+            let depth = 32.min(b.rows - k);
+            if b.col_stride == 1 {
+                for j in 0..depth {
+                    let from = &b.data[(k + j) * b.row_stride + col..][..cols];
+                    let to = &mut tile.0[j / 2 * 32 + j % 2..];
+                    for (i, value) in from.iter().enumerate() {
+                        to[2 * i] = round(*value);
+                    }
+                }
+            } else {
+                let mut line = [0u16; 32];
+                for i in 0..cols {
+                    let from = &b.data[(col + i) * b.col_stride + k..][..depth];
+                    line[depth..].fill(0);
+                    convert(from, &mut line[..depth]);
+                    for (pair, values) in line.as_chunks::<2>().0.iter().enumerate() {
+                        tile.0[32 * pair + 2 * i..][..2].copy_from_slice(values);
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn convert(from: &[f32], to: &mut [u16]) {
+        if let (Some(from), Some(to)) = (from.first_chunk::<32>(), to.first_chunk_mut::<32>()) {
+            // SAFETY: both arrays have 32 elements; the CPU has AVX-512 BF16, as the callers' own
+            // features say.
+            unsafe {
+                let lo = _mm512_loadu_ps(from.as_ptr());
+                let hi = _mm512_loadu_ps(from.as_ptr().add(16));
+                let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(hi, lo));
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), rounded);
+            }
+            return;
+        }
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = round(*from);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Kernels of training: matrix products and the rowwise stages of a transformer, each with its
+//! derivative.
+//!
+//! The trainer writes the encoder's forward and backward pass over these; they are here because
+//! they need SIMD and its `unsafe`, as the encoder's own kernels do. Behind the feature `training`,
+//! so that the extension carries none of it.
+//!
+//! - [`product`] multiplies f32 matrices, transposed or not, in f32 (the gemm crate's kernels) or
+//!   with both factors rounded to bfloat16 and sums in f32 (AMX tiles; where the CPU has none, in
+//!   f32).
+//! - [`attention`], [`gelu`], [`LayerNorm`], [`dropout`] and their derivatives run on the widest vectors that the
+//!   CPU has.
+//!
+//! Every function computes the same bits for the same input on one machine, whatever runs beside
+//! it: nothing here starts threads.
+
+mod amx;
+mod attention;
+mod dropout;
+mod matrix;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use attention::{AttentionShape, attention, attention_backward};
+pub use dropout::{DropoutKey, dropout, mix};
+pub use matrix::{Into, Matrix, Products, product};
+pub use rows::{
+    AdamStep, LayerNorm, adam_step, add_bias, dot, gelu, gelu_backward, softmax, softmax_backward,
+    sum_rows,
+};

@@ -1,0 +1,211 @@
+//! Training data: files of texts, pairs, triplets and groups, read once into memory.
+//!
+//! Formats go by the file's name, `.gz` after any of them: `.tsv` (one row a line), `.jsonl` (one
+//! object a line), anything else is text, one a line. Blank texts and rows of too few columns are
+//! malformed: they are counted, and the first line numbers kept for the report. A row that came
+//! before is dropped.
+//!
+//! What a step sees is a function of (seed, source, how often it was drawn): [`Order`] shuffles
+//! each epoch anew by a hash, so that a run goes on after a kill without any state of its own.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use distilface_core::training::mix;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::lines::lines;
+use crate::train::config::{Kind, SourceConfig};
+
+#[cfg(test)]
+mod tests;
+
+/// Line numbers that are kept of malformed lines.
+const KEPT_NUMBERS: usize = 10;
+
+/// A source in memory.
+pub struct Source {
+    /// Rows of one text (sentences), two (pairs), two or three (triplets), two or more (groups).
+    pub rows: Vec<Vec<String>>,
+    pub read: Read,
+}
+
+/// What reading came to.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Read {
+    pub lines: usize,
+    pub kept: usize,
+    /// Of another value in the first column than asked for.
+    pub filtered: usize,
+    pub duplicates: usize,
+    pub malformed: usize,
+    /// Of the first malformed lines, from 1.
+    pub malformed_lines: Vec<usize>,
+}
+
+enum Line {
+    Row(Vec<String>),
+    Filtered,
+    Malformed,
+}
+
+impl Source {
+    /// Reads a source's file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or nothing of it is left.
+    pub fn read(config: &SourceConfig) -> Result<Source, Error> {
+        let path = &config.path;
+        let format = Format::of(path);
+        let mut read = Read::default();
+        let mut seen = HashSet::new();
+        let mut rows = Vec::new();
+        for line in lines(path)? {
+            let (number, line) = line?;
+            read.lines += 1;
+            match parse(format, config, &line) {
+                Line::Filtered => read.filtered += 1,
+                Line::Malformed => {
+                    read.malformed += 1;
+                    if read.malformed_lines.len() < KEPT_NUMBERS {
+                        read.malformed_lines.push(number);
+                    }
+                }
+                Line::Row(row) => {
+                    let mut hasher = DefaultHasher::new();
+                    row.hash(&mut hasher);
+                    if seen.insert(hasher.finish()) {
+                        rows.push(row);
+                    } else {
+                        read.duplicates += 1;
+                    }
+                }
+            }
+        }
+        if let Some(limit) = config.limit {
+            // The first rows of a shuffle, so that a limit does not take one topic.
+            let order = Order::new(rows.len(), config.limit_seed);
+            let mut picked: Vec<usize> = order.permutation(0).into_iter().take(limit).collect();
+            picked.sort_unstable();
+            rows = picked.into_iter().map(|at| std::mem::take(&mut rows[at])).collect();
+        }
+        read.kept = rows.len();
+        if rows.len() < 2 {
+            return Err(Error::missing(path, "two rows of its source or more"));
+        }
+        Ok(Source { rows, read })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Tsv,
+    JsonLines,
+}
+
+impl Format {
+    fn of(path: &Path) -> Format {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.unwrap_or_default();
+        let name = name.strip_suffix(".gz").unwrap_or(&name);
+        match name.rsplit_once('.') {
+            Some((_, "tsv")) => Format::Tsv,
+            Some((_, "jsonl")) => Format::JsonLines,
+            _ => Format::Text,
+        }
+    }
+}
+
+fn parse(format: Format, config: &SourceConfig, line: &str) -> Line {
+    let columns: Vec<String> = match format {
+        Format::Text => vec![line.to_owned()],
+        Format::Tsv => line.split('\t').map(str::to_owned).collect(),
+        Format::JsonLines => match json_columns(config, line) {
+            Some(columns) => columns,
+            None => return Line::Malformed,
+        },
+    };
+    let columns = match (&config.only, format) {
+        (Some(only), Format::Tsv) => match columns.split_first() {
+            Some((first, rest)) if only.contains(first) => rest.to_vec(),
+            _ => return Line::Filtered,
+        },
+        _ => columns,
+    };
+    let mut texts: Vec<String> = columns.iter().map(|text| text.trim().to_owned()).collect();
+    let (least, most) = match config.kind {
+        Kind::Sentences => (1, 1),
+        Kind::Pairs => (2, 2),
+        Kind::Triplets => (2, 3),
+        Kind::Groups => (2, usize::MAX),
+    };
+    match config.kind {
+        Kind::Groups => texts.retain(|text| !text.is_empty()),
+        // A triplet's third column may be empty.
+        Kind::Triplets if texts.last().is_some_and(String::is_empty) && texts.len() == 3 => {
+            texts.pop();
+        }
+        _ => (),
+    }
+    if texts.len() < least || texts.iter().take(most).any(String::is_empty) {
+        return Line::Malformed;
+    }
+    texts.truncate(most);
+    Line::Row(texts)
+}
+
+/// The named fields of an object; a field that is a list of strings gives them all.
+fn json_columns(config: &SourceConfig, line: &str) -> Option<Vec<String>> {
+    let object: serde_json::Value = serde_json::from_str(line).ok()?;
+    let mut columns = Vec::new();
+    for field in &config.fields {
+        match object.get(field)? {
+            serde_json::Value::String(text) => columns.push(text.clone()),
+            serde_json::Value::Array(texts) => {
+                for text in texts {
+                    columns.push(text.as_str()?.to_owned());
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(columns)
+}
+
+/// The order in which rows are drawn.
+pub struct Order {
+    rows: usize,
+    seed: u64,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Order {
+    /// Of so many rows, by a seed.
+    pub fn new(rows: usize, seed: u64) -> Order {
+        Order { rows, seed, epoch: None }
+    }
+
+    /// Row number `at` of the endless sequence, each epoch a shuffle of its own.
+    pub fn row(&mut self, at: u64) -> usize {
+        let rows = self.rows as u64;
+        let epoch = at / rows;
+        if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            self.epoch = Some((epoch, self.permutation(epoch)));
+        }
+        self.epoch.as_ref().map_or(0, |(_, order)| order[(at % rows) as usize])
+    }
+
+    /// Fisher–Yates with hashed choices.
+    fn permutation(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.rows).collect();
+        let key = mix(self.seed ^ mix(epoch));
+        for last in (1..order.len()).rev() {
+            let other = mix(key ^ last as u64) % (last as u64 + 1);
+            order.swap(last, other as usize);
+        }
+        order
+    }
+}

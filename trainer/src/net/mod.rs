@@ -1,0 +1,239 @@
+//! The trainable DistilBERT: forward and backward pass written out, over core's training kernels.
+//!
+//! Weights are one flat vector in [`Config::tensors`]'s order, and gradients, moments and averages
+//! are vectors beside it, so that the optimizer, clipping and checkpoints are loops over numbers.
+//! Texts lie end to end without padding. A pass keeps what its derivative needs in a [`Tape`];
+//! without one it is an evaluation.
+//!
+//! Dropout sits where DistilBERT has it: on the embedding output, on attention probabilities and
+//! on the feed-forward's output. Its masks are functions of (seed, text's number, place), so that
+//! a pass can be repeated bit for bit: that is what gradient caching (Gao et al. 2021) needs.
+//!
+//! Losses see only the pooled vectors and run on candle. Values and gradients are tested against
+//! PyTorch's (`trainer/fixtures`).
+
+mod backward;
+mod forward;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use distilface_core::model::{Config, ModelError, Pooling, Tensors};
+use distilface_core::training::Products;
+
+pub use forward::Tape;
+
+/// An encoder's weights and how it pools.
+#[derive(Clone)]
+pub struct Network {
+    pub config: Config,
+    pub pooling: Pooling,
+    pub products: Products,
+    /// All tensors end to end.
+    pub weights: Vec<f32>,
+    places: Places,
+}
+
+/// Texts as token ids, end to end.
+#[derive(Debug, Clone, Default)]
+pub struct Texts {
+    pub ids: Vec<u32>,
+    /// Where each text ends in `ids`.
+    pub ends: Vec<usize>,
+    /// Each text's number in its batch; what its dropout depends on.
+    pub numbers: Vec<u64>,
+}
+
+/// Dropout of one pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// Of the run and the step together.
+    pub seed: u64,
+    /// Share of the embedding output and the feed-forward's output that is dropped.
+    pub hidden: f32,
+    /// Share of the attention's probabilities that is dropped.
+    pub attention: f32,
+}
+
+impl Texts {
+    /// Adds a text of at least one token.
+    pub fn push(&mut self, ids: &[u32], number: u64) {
+        self.ids.extend_from_slice(ids);
+        self.ends.push(self.ids.len());
+        self.numbers.push(number);
+    }
+
+    /// Number of texts.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn spans(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| start..*end)
+    }
+}
+
+/// Where the tensors lie in the flat vector.
+#[derive(Clone)]
+pub(crate) struct Places {
+    word: Range<usize>,
+    position: Range<usize>,
+    norm: [Range<usize>; 2],
+    layers: Vec<LayerPlaces>,
+}
+
+/// A linear layer's weight and bias.
+type Pair = [Range<usize>; 2];
+
+#[derive(Clone)]
+struct LayerPlaces {
+    q: Pair,
+    k: Pair,
+    v: Pair,
+    out: Pair,
+    norm1: Pair,
+    lin1: Pair,
+    lin2: Pair,
+    norm2: Pair,
+}
+
+impl Places {
+    fn new(config: &Config) -> Places {
+        let mut at = 0;
+        let mut ranges = config.tensors().into_iter().map(|(_, shape)| {
+            let start = at;
+            at += shape.iter().product::<usize>();
+            start..at
+        });
+        let mut next = || ranges.next().expect("the configuration lists every tensor of a layer");
+        let (word, position) = (next(), next());
+        let norm = [next(), next()];
+        let mut pair = || [next(), next()];
+        let layers = (0..config.layers)
+            .map(|_| LayerPlaces {
+                q: pair(),
+                k: pair(),
+                v: pair(),
+                out: pair(),
+                norm1: pair(),
+                lin1: pair(),
+                lin2: pair(),
+                norm2: pair(),
+            })
+            .collect();
+        Places { word, position, norm, layers }
+    }
+}
+
+impl Network {
+    /// Takes the weights of a model.
+    ///
+    /// # Errors
+    /// What the tensors' source refuses.
+    pub fn new(
+        config: &Config,
+        pooling: Pooling,
+        products: Products,
+        tensors: &dyn Tensors,
+    ) -> Result<Network, ModelError> {
+        let mut weights = Vec::with_capacity(config.parameters());
+        for (name, shape) in config.tensors() {
+            weights.extend_from_slice(&tensors.tensor(&name, &shape)?);
+        }
+        Ok(Network::from_weights(config, pooling, products, weights))
+    }
+
+    /// Takes weights in the order of [`Config::tensors`].
+    pub fn from_weights(
+        config: &Config,
+        pooling: Pooling,
+        products: Products,
+        weights: Vec<f32>,
+    ) -> Network {
+        assert_eq!(weights.len(), config.parameters(), "as many weights as the sizes say");
+        let places = Places::new(config);
+        Network { config: config.clone(), pooling, products, weights, places }
+    }
+
+    /// The same encoder with other weights.
+    pub fn with_weights(&self, weights: Vec<f32>) -> Network {
+        Network::from_weights(&self.config, self.pooling, self.products, weights)
+    }
+
+    /// A shallower network that starts with some of this one's layers (DistilBERT's way).
+    pub fn with_layers(&self, layers: &[usize]) -> Network {
+        let config = Config { layers: layers.len(), ..self.config.clone() };
+        let first = self.places.layers[0].q[0].start;
+        let size = self.places.layers[0].norm2[1].end - first;
+        let mut weights = self.weights[..first].to_vec();
+        for layer in layers {
+            weights.extend_from_slice(&self.weights[first + layer * size..][..size]);
+        }
+        Network::from_weights(&config, self.pooling, self.products, weights)
+    }
+
+    /// Width of a vector.
+    pub fn hidden(&self) -> usize {
+        self.config.hidden
+    }
+
+    /// Where the weights that are no embedding rows start.
+    pub fn dense_start(&self) -> usize {
+        self.places.position.end
+    }
+
+    /// Ranges that weight decay leaves alone: biases and layer norms.
+    pub fn without_decay(&self) -> Vec<Range<usize>> {
+        let mut ranges = self.places.norm.to_vec();
+        for layer in &self.places.layers {
+            for pair in [&layer.norm1, &layer.norm2] {
+                ranges.extend_from_slice(pair);
+            }
+            for [_, bias] in [&layer.q, &layer.k, &layer.v, &layer.out, &layer.lin1, &layer.lin2] {
+                ranges.push(bias.clone());
+            }
+        }
+        ranges.sort_by_key(|range| range.start);
+        ranges
+    }
+
+    /// What share a state has in the pooled vector; state 0 is the embedding output.
+    fn share(&self, state: usize) -> Option<f32> {
+        let layers = self.config.layers;
+        let last = |n: usize| {
+            let n = n.min(layers + 1);
+            (state + n > layers).then_some(1.0 / n as f32)
+        };
+        match self.pooling {
+            Pooling::Cls | Pooling::Mean => last(1),
+            Pooling::MeanFirstLast => (state == 0 || state == layers).then_some(0.5),
+            Pooling::MeanLast2 => last(2),
+            Pooling::MeanLast4 => last(4),
+        }
+    }
+}
+
+impl Tensors for Network {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
+        let mut at = 0;
+        for (known, expected) in self.config.tensors() {
+            let size: usize = expected.iter().product();
+            if known == name {
+                if expected != shape {
+                    let (expected, got) = (shape.to_vec(), expected);
+                    return Err(ModelError::Shape { name: known, expected, got });
+                }
+                let values = &self.weights[at..at + size];
+                if let Some(index) = values.iter().position(|x| !x.is_finite()) {
+                    return Err(ModelError::NotFinite { name: known, index });
+                }
+                return Ok(Cow::Borrowed(values));
+            }
+            at += size;
+        }
+        Err(ModelError::MissingTensor(name.to_owned()))
+    }
+}

@@ -1,0 +1,165 @@
+//! `report.html` of a run: curves, settings and neighbors, in one file that opens offline.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use distilface_core::encoder::{InputKind, SentenceEncoder, pack_model};
+use distilface_core::model::{Manifest, ModelDir};
+use serde_json::Value;
+
+use crate::embedder::{AlignedBlock, Embedder, dot};
+use crate::error::Error;
+use crate::train::config::RunConfig;
+use crate::train::{METRICS, Trained};
+
+/// Texts among which neighbors are looked for, and texts whose neighbors are shown.
+const POOL: usize = 1_000;
+const SHOWN: usize = 6;
+
+/// Writes the report of a finished run into its directory.
+///
+/// # Errors
+/// Where the metrics cannot be read, a model not opened or the report not written.
+pub fn write(
+    directory: &Path,
+    config: &RunConfig,
+    trained: &Trained,
+    base: &ModelDir,
+    out: &Path,
+    manifest: &Manifest,
+) -> Result<(), Error> {
+    let path = directory.join(METRICS);
+    let metrics = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
+    let steps: Vec<Value> =
+        metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let series = |field: &str| -> Vec<(f64, f64)> {
+        steps
+            .iter()
+            .filter_map(|step| Some((step["step"].as_f64()?, step[field].as_f64()?)))
+            .collect()
+    };
+    let mut html = format!(
+        "<!doctype html>\n<meta charset=\"utf-8\">\n<title>{name}</title>\n<style>{STYLE}</style>\n\
+         <h1>{name}</h1>\n<p>Revision {revision}. {count} steps in {seconds:.0} s.</p>\n",
+        name = escape(&manifest.name),
+        revision = &manifest.revision,
+        count = steps.len(),
+        seconds = trained.seconds,
+    );
+    for (title, field) in [
+        ("Loss", "loss"),
+        ("Norm of the gradient before clipping", "norm"),
+        ("Spearman × 100 on STS-B dev", "dev"),
+    ] {
+        let points = series(field);
+        if points.len() > 1 {
+            html.push_str(&curve(title, &points));
+        }
+    }
+    if let Some((last, best)) = trained.dev {
+        let _ = writeln!(html, "<p>STS-B dev: last {last:.2}, best {best:.2}.</p>");
+    }
+    html.push_str(
+        "<h2>Data</h2>\n<table><tr><th>source<th>kept<th>lines<th>duplicates<th>malformed\n",
+    );
+    for (source, read) in config.sources.iter().zip(&trained.reads) {
+        let name = source.path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let only =
+            source.only.as_ref().map_or(String::new(), |only| format!(" ({})", only.join(", ")));
+        let _ = writeln!(
+            html,
+            "<tr><td>{}{}<td>{}<td>{}<td>{}<td>{}",
+            escape(&name.unwrap_or_default()),
+            escape(&only),
+            read.kept,
+            read.lines,
+            read.duplicates,
+            read.malformed
+        );
+    }
+    html.push_str("</table>\n<h2>Nearest neighbors before and after</h2>\n");
+    html.push_str(&neighbors(trained, base, &ModelDir::open(out)?)?);
+    let recipe = toml::to_string(config).unwrap_or_default();
+    let _ = writeln!(html, "<h2>Recipe</h2>\n<pre>{}</pre>", escape(&recipe));
+    let path = directory.join("report.html");
+    std::fs::write(&path, html).map_err(|source| Error::io(&path, source))
+}
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
+padding:0 1rem;color:#222;background:#fff}table{border-collapse:collapse}td,th{padding:.2rem .8rem;\
+border-bottom:1px solid #ddd;text-align:left;vertical-align:top}svg{width:100%;height:auto}\
+pre{background:#f4f4f4;padding:1rem;overflow-x:auto}.axis{font-size:12px;fill:#555}";
+
+/// A curve as SVG; many points are thinned to means.
+fn curve(title: &str, points: &[(f64, f64)]) -> String {
+    let group = points.len().div_ceil(400);
+    let mean = |chunk: &[(f64, f64)], f: fn(&(f64, f64)) -> f64| {
+        chunk.iter().map(f).sum::<f64>() / chunk.len() as f64
+    };
+    let thin: Vec<(f64, f64)> = points
+        .chunks(group)
+        .map(|chunk| (mean(chunk, |point| point.0), mean(chunk, |point| point.1)))
+        .collect();
+    let bounds = |f: fn(&(f64, f64)) -> f64| {
+        let low = thin.iter().map(f).fold(f64::INFINITY, f64::min);
+        let high = thin.iter().map(f).fold(f64::NEG_INFINITY, f64::max);
+        (low, if high > low { high } else { low + 1.0 })
+    };
+    let ((left, right), (low, high)) = (bounds(|point| point.0), bounds(|point| point.1));
+    let mut line = String::new();
+    for (x, y) in &thin {
+        let x = 60.0 + 720.0 * (x - left) / (right - left);
+        let y = 220.0 - 190.0 * (y - low) / (high - low);
+        let _ = write!(line, "{x:.1},{y:.1} ");
+    }
+    format!(
+        "<h2>{title}</h2>\n<svg viewBox=\"0 0 800 250\" role=\"img\" aria-label=\"{title}\">\
+         <path d=\"M60 30V220H780\" fill=\"none\" stroke=\"#999\"/>\
+         <polyline points=\"{line}\" fill=\"none\" stroke=\"#0b6\" stroke-width=\"2\"/>\
+         <text class=\"axis\" x=\"4\" y=\"34\">{high:.3}</text>\
+         <text class=\"axis\" x=\"4\" y=\"222\">{low:.3}</text>\
+         <text class=\"axis\" x=\"60\" y=\"240\">step {left:.0}</text>\
+         <text class=\"axis\" x=\"780\" y=\"240\" text-anchor=\"end\">{right:.0}</text></svg>\n"
+    )
+}
+
+/// For a few training texts, the nearest other one by the base and by the result.
+fn neighbors(trained: &Trained, base: &ModelDir, own: &ModelDir) -> Result<String, Error> {
+    let texts: Vec<&str> = trained.sample.iter().take(POOL).map(String::as_str).collect();
+    let mut html = String::from("<table><tr><th>text<th>before<th>after\n");
+    let before = nearest(base, &texts)?;
+    let after = nearest(own, &texts)?;
+    // Those whose neighbor changed say more.
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    order.sort_by_key(|at| before[*at].0 == after[*at].0);
+    for at in order.into_iter().take(SHOWN) {
+        let cell =
+            |(other, cosine): (usize, f64)| format!("{} ({cosine:.3})", escape(texts[other]));
+        let _ = writeln!(
+            html,
+            "<tr><td>{}<td>{}<td>{}",
+            escape(texts[at]),
+            cell(before[at]),
+            cell(after[at])
+        );
+    }
+    html.push_str("</table>\n");
+    Ok(html)
+}
+
+fn nearest(model: &ModelDir, texts: &[&str]) -> Result<Vec<(usize, f64)>, Error> {
+    let block = AlignedBlock::new(&pack_model(model)?);
+    let encoder = SentenceEncoder::from_packed(block.bytes())?;
+    let vectors = Embedder::new(&encoder, None).embed("neighbors", texts, InputKind::Passage)?;
+    let cosine = |i: usize, j: usize| dot(vectors.row(i), vectors.row(j));
+    Ok((0..texts.len())
+        .map(|i| {
+            let others = (0..texts.len()).filter(|j| *j != i).map(|j| (j, cosine(i, j)));
+            others.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((i, 1.0))
+        })
+        .collect())
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

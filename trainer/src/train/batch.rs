@@ -1,0 +1,141 @@
+//! What one step sees of one source.
+
+use candle_core::{Device, Tensor, Var};
+use distilface_core::training::mix;
+
+use super::config::{Kind, Loss, SourceConfig};
+use crate::data::{Order, Source};
+use crate::losses::{
+    Direction, group_nce, info_nce, matryoshka, mlp_head, regression, relational_ranking,
+    similarity_kl,
+};
+
+/// Texts of a batch, in the order that its loss expects.
+pub struct Batch {
+    pub texts: Vec<String>,
+    form: Form,
+}
+
+enum Form {
+    /// So many anchors, as many positives, then the hard negatives.
+    Contrast { anchors: usize },
+    /// The line of each text.
+    Groups(Vec<u32>),
+    /// Texts on their own.
+    Plain,
+}
+
+/// What a loss needs beside the vectors.
+pub struct Beside<'a> {
+    /// The teacher's vectors, one a text.
+    pub teacher: Option<Tensor>,
+    /// From the student's width to the teacher's.
+    pub projection: Option<&'a Var>,
+    /// Weight and bias.
+    pub head: Option<[&'a Var; 2]>,
+    pub dims: &'a [usize],
+}
+
+impl Batch {
+    /// Batch number `visit` of a source.
+    pub fn draw(
+        source: &Source,
+        config: &SourceConfig,
+        order: &mut Order,
+        visit: u64,
+        seed: u64,
+    ) -> Batch {
+        let first = visit * config.batch as u64;
+        let rows: Vec<&Vec<String>> =
+            (0..config.batch as u64).map(|at| &source.rows[order.row(first + at)]).collect();
+        let key = mix(seed ^ mix(visit));
+        if config.loss != Loss::Contrastive {
+            // One text of each row: a distribution over texts that mean the same teaches nothing.
+            let pick = |(at, row): (usize, &&Vec<String>)| {
+                row[(mix(key ^ at as u64) % row.len() as u64) as usize].clone()
+            };
+            let texts = rows.iter().enumerate().map(pick).collect();
+            return Batch { texts, form: Form::Plain };
+        }
+        let column = |at: usize| rows.iter().filter_map(move |row| row.get(at).cloned());
+        match config.kind {
+            Kind::Sentences => {
+                let anchors = rows.len();
+                let texts = column(0).chain(column(0)).collect();
+                Batch { texts, form: Form::Contrast { anchors } }
+            }
+            Kind::Pairs | Kind::Triplets => {
+                let anchors = rows.len();
+                let texts = column(0).chain(column(1)).chain(column(2)).collect();
+                Batch { texts, form: Form::Contrast { anchors } }
+            }
+            Kind::Groups => {
+                let (mut texts, mut lines) = (Vec::new(), Vec::new());
+                for (line, row) in rows.iter().enumerate() {
+                    let len = row.len() as u64;
+                    let first = mix(key ^ line as u64) % len;
+                    let second = (first + 1 + mix(key ^ mix(line as u64)) % (len - 1)) % len;
+                    for at in [first, second] {
+                        texts.push(row[at as usize].clone());
+                        lines.push(line as u32);
+                    }
+                }
+                Batch { texts, form: Form::Groups(lines) }
+            }
+        }
+    }
+
+    /// The loss of the batch's vectors, rows in the order of the texts.
+    pub fn loss(
+        &self,
+        config: &SourceConfig,
+        vectors: &Tensor,
+        beside: &Beside<'_>,
+    ) -> candle_core::Result<Tensor> {
+        let tau = config.tau;
+        let one = |x: &Tensor| -> candle_core::Result<Tensor> {
+            if let Some(teacher) = &beside.teacher {
+                return match config.loss {
+                    Loss::Regression => {
+                        let projection = beside.projection.map(|var| var.as_tensor());
+                        regression(
+                            x,
+                            teacher,
+                            projection.filter(|p| p.dim(0).ok() == x.dim(1).ok()),
+                        )
+                    }
+                    Loss::Ranking => relational_ranking(x, teacher, tau),
+                    _ => similarity_kl(x, teacher, tau, config.teacher_tau),
+                };
+            }
+            let x = match beside.head {
+                Some([weight, bias]) if weight.dim(1)? == x.dim(1)? => {
+                    mlp_head(x, weight.as_tensor(), bias.as_tensor())?
+                }
+                _ => x.clone(),
+            };
+            match &self.form {
+                Form::Contrast { anchors } => {
+                    let n = *anchors;
+                    let rows = |at: usize, n: usize| x.narrow(0, at, n);
+                    let hard = self.texts.len() - 2 * n;
+                    let negatives = (hard > 0).then(|| rows(2 * n, hard)).transpose()?;
+                    let direction =
+                        if config.symmetric { Direction::Symmetric } else { Direction::Forward };
+                    info_nce(&rows(0, n)?, &rows(n, n)?, negatives.as_ref(), tau, direction)
+                }
+                Form::Groups(lines) => group_nce(&x, lines, tau),
+                // Texts on their own have a teacher; `RunConfig::check` made sure.
+                Form::Plain => x.sum_all().and_then(|sum| sum * 0.0),
+            }
+        };
+        // A learned map to the teacher's space is of whole vectors only.
+        let dims = if config.loss == Loss::Regression { &[] } else { beside.dims };
+        matryoshka(vectors, dims, one)
+    }
+}
+
+/// Rows of f32 as a tensor.
+pub fn tensor(values: &[f32], rows: usize) -> candle_core::Result<Tensor> {
+    Tensor::from_slice(values, (rows, values.len() / rows.max(1)), &Device::Cpu)
+}

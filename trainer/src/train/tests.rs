@@ -1,0 +1,183 @@
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use distilface_core::model::{
+    Config, ModelError, NewModel, Pooling, Precision, Prompts, Tensors, WeightsType,
+    write_directory,
+};
+use distilface_core::text::TokenizerSpec;
+use distilface_core::training::mix;
+
+use super::config::{Kind, Loss, Mix, RunConfig, SourceConfig};
+use super::run::{CHECKPOINT, METRICS, Run};
+
+/// Weights that look random, layer norms near 1.
+struct Random;
+
+impl Tensors for Random {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
+        let key = name.bytes().fold(7, |key, byte| mix(key ^ u64::from(byte)));
+        let scale = if name.contains("orm.weight") { 1.0 } else { 0.0 };
+        let unit = |at: u64| (mix(key ^ mix(at)) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let count = shape.iter().product::<usize>() as u64;
+        Ok(Cow::Owned((0..count).map(|at| scale + 0.2 * unit(at)).collect()))
+    }
+}
+
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = std::env::temp_dir().join(format!("distilface-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        Place(path)
+    }
+
+    /// A model of two layers and a file of sentences, with a recipe on them.
+    fn recipe(&self) -> RunConfig {
+        let words: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain((0..60).map(|at| format!("w{at}")))
+            .collect();
+        let tokenizer = TokenizerSpec::from_vocab_txt(&words.join("\n"), true).expect("words");
+        let config = Config {
+            layers: 2,
+            hidden: 16,
+            heads: 2,
+            intermediate: 32,
+            vocab_size: words.len(),
+            max_positions: 16,
+            layer_norm_eps: 1e-12,
+        };
+        let model = NewModel {
+            name: "base".to_owned(),
+            config,
+            max_tokens: 16,
+            pooling: Pooling::MeanLast2,
+            normalize: true,
+            prompts: Prompts::default(),
+            precision: Precision::F32,
+            source: None,
+            tokenizer,
+            weights: WeightsType::F32,
+        };
+        let base = self.0.join("base");
+        if !base.exists() {
+            write_directory(&base, &model, &Random).expect("a new directory");
+        }
+        let sentence = |at: u64| {
+            let word = |k: u64| format!("w{}", mix(at ^ k << 32) % 60);
+            (0..2 + at % 6).map(word).collect::<Vec<_>>().join(" ")
+        };
+        let texts: Vec<String> = (0..64).map(sentence).collect();
+        let path = self.0.join("texts.txt");
+        std::fs::write(&path, texts.join("\n")).expect("it is written");
+        let source = SourceConfig { batch: 8, ..SourceConfig::new(path, Kind::Sentences) };
+        let taught = SourceConfig {
+            loss: Loss::Similarity,
+            teachers: vec![base.clone()],
+            weight: 0.5,
+            ..source.clone()
+        };
+        RunConfig {
+            base,
+            steps: 12,
+            rate: 1e-3,
+            max_tokens: 16,
+            ema: 0.9,
+            pass_tokens: 20,
+            checkpoint_every: 5,
+            dims: vec![8],
+            sources: vec![source, taught],
+            ..RunConfig::default()
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A leftover in the temporary directory is no failure.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn train(config: &RunConfig, directory: PathBuf) -> Vec<f32> {
+    let run = Run::open(config, &directory).expect("the recipe is sound");
+    run.run().expect("it trains").network.weights
+}
+
+/// A kill loses what came after the last checkpoint. Whichever step it comes at, the run that goes
+/// on must end with the same bits.
+#[test]
+fn a_run_killed_at_any_step_ends_with_the_same_bits() {
+    let place = Place::new("kill");
+    let config = place.recipe();
+    let whole = train(&config, place.0.join("whole"));
+    for last in 1..12 {
+        let directory = place.0.join(format!("killed-{last}"));
+        let mut run = Run::open(&config, &directory).expect("the recipe is sound");
+        run.take_steps(last).expect("it trains");
+        drop(run);
+        let resumed = Run::open(&config, &directory).expect("the checkpoint is whole");
+        assert_eq!(resumed.steps_done(), last / 5 * 5);
+        let resumed = resumed.run().expect("it trains");
+        assert!(resumed.network.weights == whole, "killed after step {last}");
+        let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
+        assert_eq!(metrics.lines().count(), 12, "each step once");
+    }
+    // A finished run has nothing left to do, and says the same.
+    assert!(train(&config, place.0.join("whole")) == whole);
+}
+
+#[test]
+fn a_run_does_not_go_on_under_another_recipe_or_a_damaged_checkpoint() {
+    let place = Place::new("recipe");
+    let config = place.recipe();
+    let directory = place.0.join("run");
+    train(&config, directory.clone());
+    let other = RunConfig { seed: 2, ..config.clone() };
+    assert!(Run::open(&other, &directory).is_err());
+    let path = directory.join(CHECKPOINT);
+    let mut bytes = std::fs::read(&path).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).expect("it is written");
+    assert!(Run::open(&config, &directory).is_err());
+}
+
+/// Gradient caching and the number of texts in a pass change how much is kept, not what is learned.
+#[test]
+fn gradient_caching_gives_the_same_bits() {
+    let place = Place::new("cache");
+    let config = place.recipe();
+    let kept = train(&config, place.0.join("kept"));
+    let cached = RunConfig { cache_above: 0, ..config };
+    assert!(train(&cached, place.0.join("cached")) == kept);
+}
+
+#[test]
+fn contrast_brings_the_loss_down() {
+    let place = Place::new("loss");
+    let mut config = RunConfig { steps: 60, ema: 0.0, mix: Mix::Draw, ..place.recipe() };
+    config.sources.truncate(1);
+    let directory = place.0.join("run");
+    train(&config, directory.clone());
+    let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
+    let losses: Vec<f64> = metrics
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["loss"].as_f64())
+        .collect();
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!(mean(&losses[50..]) < 0.8 * mean(&losses[..10]), "{losses:?}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let place = Place::new("nan");
+    let config = RunConfig { rate: 1e30, clip: 0.0, warmup: 0.0, ..place.recipe() };
+    let directory = place.0.join("run");
+    let run = Run::open(&config, &directory).expect("the recipe is sound");
+    let error = run.run().err().expect("it diverges");
+    assert!(matches!(error, crate::error::Error::Diverged { .. }), "{error}");
+}
