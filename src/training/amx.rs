@@ -70,10 +70,17 @@ mod x86 {
                  s = in(reg) 64usize, options(nostack, preserves_flags, readonly))
         };
     }
-    macro_rules! tile_store {
-        ($t:literal, $p:expr) => {
+    /// Sums from memory, and back; `$s` bytes from row to row.
+    macro_rules! sums_load {
+        ($t:literal, $p:expr, $s:expr) => {
+            asm!(concat!("tileloadd tmm", $t, ", [{p} + {s}*1]"), p = in(reg) $p,
+                 s = in(reg) $s, options(nostack, preserves_flags, readonly))
+        };
+    }
+    macro_rules! sums_store {
+        ($t:literal, $p:expr, $s:expr) => {
             asm!(concat!("tilestored [{p} + {s}*1], tmm", $t), p = in(reg) $p,
-                 s = in(reg) 128usize, options(nostack, preserves_flags))
+                 s = in(reg) $s, options(nostack, preserves_flags))
         };
     }
     macro_rules! tile_dot {
@@ -100,9 +107,24 @@ mod x86 {
         for col in (0..n).step_by(32) {
             for row in (0..m).step_by(32) {
                 let (a, b) = (&left[row / 16 * steps..], &right[col / 16 * steps..]);
-                // SAFETY: packing rounds both counts of tile rows up to a pair, `steps` tiles each.
+                let (rows, cols) = (32.min(m - row), 32.min(n - col));
+                let whole = rows == 32 && cols == 32;
+                // A whole block goes straight to its place, an edge by way of `sums`.
+                let (p, stride) = match whole {
+                    true => (out[row * n + col..].as_mut_ptr(), n),
+                    false => (sums.0.as_mut_ptr(), 32),
+                };
+                // SAFETY: packing rounds both counts of tile rows up to a pair, `steps` tiles each;
+                // a whole block's 32 rows of 32 values lie inside `out`, and `sums` is one block.
                 unsafe {
-                    tile_zero!(0, 1, 2, 3);
+                    if whole && into == Into::Add {
+                        sums_load!(0, p, 4 * stride);
+                        sums_load!(1, p.add(16), 4 * stride);
+                        sums_load!(2, p.add(16 * stride), 4 * stride);
+                        sums_load!(3, p.add(16 * stride + 16), 4 * stride);
+                    } else {
+                        tile_zero!(0, 1, 2, 3);
+                    }
                     for step in 0..steps {
                         tile_load!(4, a.as_ptr().add(step));
                         tile_load!(6, b.as_ptr().add(step));
@@ -113,16 +135,17 @@ mod x86 {
                         tile_dot!(2, 5, 6);
                         tile_dot!(3, 5, 7);
                     }
-                    let p = sums.0.as_mut_ptr();
-                    tile_store!(0, p);
-                    tile_store!(1, p.add(16));
-                    tile_store!(2, p.add(512));
-                    tile_store!(3, p.add(528));
+                    sums_store!(0, p, 4 * stride);
+                    sums_store!(1, p.add(16), 4 * stride);
+                    sums_store!(2, p.add(16 * stride), 4 * stride);
+                    sums_store!(3, p.add(16 * stride + 16), 4 * stride);
                 }
-                let width = 32.min(n - col);
-                for i in 0..32.min(m - row) {
+                if whole {
+                    continue;
+                }
+                for i in 0..rows {
                     let at = (row + i) * n + col;
-                    let (to, from) = (&mut out[at..at + width], &sums.0[32 * i..][..width]);
+                    let (to, from) = (&mut out[at..at + cols], &sums.0[32 * i..][..cols]);
                     match into {
                         Into::Replace => to.copy_from_slice(from),
                         Into::Add => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
@@ -139,23 +162,53 @@ mod x86 {
         ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
     }
 
+    /// Makes room for so many tiles. What they held stays: whole tiles are overwritten, and those
+    /// at an edge are cleared first.
+    fn reserve(tiles: &mut Vec<Tile>, count: usize) {
+        if tiles.len() < count {
+            tiles.resize(count, ZERO);
+        }
+    }
+
     /// Left tiles: for each 16 rows, `ceil(k / 32)` tiles; an even number of tile rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     fn pack_left(a: Matrix<'_>, tiles: &mut Vec<Tile>) {
         let steps = a.cols.div_ceil(32);
-        tiles.clear();
-        tiles.resize(a.rows.div_ceil(32) * 2 * steps, ZERO);
-        for (at, tile) in tiles.iter_mut().enumerate() {
+        let count = a.rows.div_ceil(32) * 2 * steps;
+        reserve(tiles, count);
+        // Where a tile's rows start, in 32-bit words: a column of pairs.
+        let starts = _mm512_mullo_epi32(
+            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+            _mm512_set1_epi32(16),
+        );
+        for (at, tile) in tiles[..count].iter_mut().enumerate() {
             let (row, k) = (at / steps * 16, at % steps * 32);
             let rows = 16.min(a.rows.saturating_sub(row));
+            let width = 32.min(a.cols - k);
+            let whole = rows == 16 && width == 32;
+            if !whole {
+                tile.0.fill(0);
+            }
             if rows == 0 {
                 continue;
             }
-            let width = 32.min(a.cols - k);
             if a.col_stride == 1 {
                 for i in 0..rows {
                     let from = &a.data[(row + i) * a.row_stride + k..][..width];
                     convert(from, &mut tile.0[32 * i..32 * i + width]);
+                }
+            } else if whole {
+                for step in 0..16 {
+                    let from = |j: usize| &a.data[(k + j) * a.col_stride + row..][..16];
+                    let (low, high) = (from(2 * step), from(2 * step + 1));
+                    // SAFETY: both slices have 16 values; the 16 words written are one column of
+                    // pairs of the tile, which has 16 rows of 16 words.
+                    unsafe {
+                        let low = _mm512_loadu_ps(low.as_ptr());
+                        let high = _mm512_loadu_ps(high.as_ptr());
+                        let words: *mut i32 = tile.0.as_mut_ptr().cast();
+                        _mm512_i32scatter_epi32::<4>(words.add(step), starts, pairs(low, high));
+                    }
                 }
             } else {
                 for j in 0..width {
@@ -172,16 +225,32 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     fn pack_right(b: Matrix<'_>, tiles: &mut Vec<Tile>) {
         let steps = b.rows.div_ceil(32);
-        tiles.clear();
-        tiles.resize(b.cols.div_ceil(32) * 2 * steps, ZERO);
-        for (at, tile) in tiles.iter_mut().enumerate() {
+        let count = b.cols.div_ceil(32) * 2 * steps;
+        reserve(tiles, count);
+        for (at, tile) in tiles[..count].iter_mut().enumerate() {
             let (col, k) = (at / steps * 16, at % steps * 32);
             let cols = 16.min(b.cols.saturating_sub(col));
+            let depth = 32.min(b.rows - k);
+            let whole = cols == 16 && depth == 32;
+            if !whole {
+                tile.0.fill(0);
+            }
             if cols == 0 {
                 continue;
             }
-            let depth = 32.min(b.rows - k);
-            if b.col_stride == 1 {
+            if b.col_stride == 1 && whole {
+                for step in 0..16 {
+                    let from = |j: usize| &b.data[(k + j) * b.row_stride + col..][..16];
+                    let (low, high) = (from(2 * step), from(2 * step + 1));
+                    // SAFETY: both slices have 16 values, and a tile 16 rows of 16 words.
+                    unsafe {
+                        let low = _mm512_loadu_ps(low.as_ptr());
+                        let high = _mm512_loadu_ps(high.as_ptr());
+                        let words: *mut i32 = tile.0.as_mut_ptr().cast();
+                        _mm512_storeu_si512(words.add(16 * step).cast(), pairs(low, high));
+                    }
+                }
+            } else if b.col_stride == 1 {
                 for j in 0..depth {
                     let from = &b.data[(k + j) * b.row_stride + col..][..cols];
                     let to = &mut tile.0[j / 2 * 32 + j % 2..];
@@ -190,6 +259,7 @@ mod x86 {
                     }
                 }
             } else {
+                // Consecutive steps are a pair already: 16 words a column, one in each row.
                 let mut line = [0u16; 32];
                 for i in 0..cols {
                     let from = &b.data[(col + i) * b.col_stride + k..][..depth];
@@ -201,6 +271,18 @@ mod x86 {
                 }
             }
         }
+    }
+
+    /// Two rows of 16 values as 16 pairs, each rounded to nearest, ties to even.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn pairs(low: __m512, high: __m512) -> __m512i {
+        let widen = |x: __m512| -> __m512i {
+            // SAFETY: 16 bfloat16 values are 32 bytes, whatever their type's name.
+            let rounded: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) };
+            _mm512_cvtepu16_epi32(rounded)
+        };
+        _mm512_or_si512(widen(low), _mm512_slli_epi32::<16>(widen(high)))
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]

@@ -18,6 +18,7 @@ mod amx;
 mod attention;
 mod dropout;
 mod matrix;
+mod memory;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod tests;
 pub use attention::{AttentionShape, attention, attention_backward};
 pub use dropout::{DropoutKey, dropout, mix};
 pub use matrix::{Into, Matrix, Products, product};
+pub use memory::keep_freed_memory;
 pub use rows::{
     AdamStep, LayerNorm, adam_step, add_bias, dot, gelu, gelu_backward, softmax, softmax_backward,
     sum_rows,

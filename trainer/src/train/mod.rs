@@ -113,6 +113,7 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
         name.into()
     });
     output::check_new(&arguments.out)?;
+    distilface_core::training::keep_freed_memory();
     let run = Run::open(&config, &directory)?;
     if run.steps_done() > 0 {
         println!("going on after step {}", run.steps_done());

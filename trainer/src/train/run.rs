@@ -230,7 +230,7 @@ impl<'a> Run<'a> {
                 losses.iter().map(|(at, loss)| json!({ "source": at, "loss": loss })).collect();
             let mut line = json!({
                 "step": step, "loss": loss, "losses": losses, "norm": norm, "tokens": tokens,
-                "rate": rate(self.config, step),
+                "rate": rate(self.config, step), "seconds": started.elapsed().as_secs_f64(),
             });
             let every = self.config.dev_every;
             let due = every > 0 && self.step.is_multiple_of(every);
