@@ -12,6 +12,7 @@ pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../../sql/embedding.sql", name = "embedding");
 pgrx::extension_sql_file!("../../sql/embed.sql", name = "embed", requires = ["embedding"]);
+pgrx::extension_sql_file!("../../sql/chunk.sql", name = "chunk", requires = ["embed"]);
 pgrx::extension_sql_file!(
     "../../sql/access_method.sql",
     name = "access_method",

@@ -4,9 +4,10 @@
 //!   library's read-only pages.
 //! - `session` owns what a backend keeps between calls: the encoder's buffers and threads, and a
 //!   bounded cache of repeated texts, since PostgreSQL evaluates a STABLE function for every row.
-//! - `functions` are the SQL functions.
+//! - `functions` are the SQL functions, `chunk` the one that cuts long texts.
 
 mod cache;
+mod chunk;
 mod functions;
 pub mod registry;
 pub mod session;

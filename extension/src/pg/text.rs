@@ -45,3 +45,31 @@ pub fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
         Err(_) => unreachable!("PostgreSQL's conversion to UTF-8 yields UTF-8"),
     }
 }
+
+/// Text in the database's encoding, the inverse of [`to_utf8`].
+///
+/// # Errors
+/// Raises PostgreSQL's own error where the encoding lacks a character, which cannot be where the
+/// text came from [`to_utf8`].
+pub fn to_server(text: &str) -> Vec<u8> {
+    // SAFETY: reads a setting of the connected database.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
+    let ascii = pg_sys::pg_enc::PG_SQL_ASCII as i32;
+    if encoding == utf8 || encoding == ascii || text.is_ascii() {
+        return text.as_bytes().to_vec();
+    }
+    let Ok(length) = i32::try_from(text.len()) else {
+        unreachable!("a part of a datum is at most 1 GB long")
+    };
+    // SAFETY: `text` is valid for `length`; PostgreSQL returns either the same pointer or a
+    // NUL-terminated palloc'd copy, which the memory context owns.
+    unsafe {
+        let out = pg_sys::pg_any_to_server(text.as_ptr().cast(), length, utf8);
+        if out.cast_const().cast::<u8>() == text.as_ptr() {
+            text.as_bytes().to_vec()
+        } else {
+            std::ffi::CStr::from_ptr(out).to_bytes().to_vec()
+        }
+    }
+}
