@@ -67,19 +67,19 @@ CREATE CAST (embedding AS real[]) WITH FUNCTION embedding_to_real_array(embeddin
 
 CREATE FUNCTION embedding_l2_distance(embedding, embedding) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'embedding_l2_distance_wrapper'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 4;
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 6;
 CREATE FUNCTION embedding_negative_inner_product(embedding, embedding) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'embedding_negative_inner_product_wrapper'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 4;
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 6;
 CREATE FUNCTION embedding_cosine_distance(embedding, embedding) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'embedding_cosine_distance_wrapper'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 4;
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 6;
 CREATE FUNCTION embedding_l1_distance(embedding, embedding) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'embedding_l1_distance_wrapper'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 4;
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 6;
 CREATE FUNCTION distilface_similarity(embedding, embedding) RETURNS real
 	AS 'MODULE_PATHNAME', 'distilface_similarity_embedding_wrapper'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 4;
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 6;
 COMMENT ON FUNCTION distilface_similarity(embedding, embedding) IS 'cosine of two embeddings, -1 to 1';
 
 CREATE OPERATOR <-> (

@@ -139,6 +139,12 @@ fn fmadd(a: V, b: V, c: V) -> V {
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
+fn sub_scaled(x: V, scale: V, c: V) -> V {
+    _mm256_fnmadd_ps(scale, c, x)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
 fn sum(a: V) -> f32 {
     let v = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
     let v = _mm_add_ps(v, _mm_movehl_ps(v, v));

@@ -157,6 +157,12 @@ fn fmadd(a: V, b: V, c: V) -> V {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
+fn sub_scaled(x: V, scale: V, c: V) -> V {
+    _mm512_fnmadd_ps(scale, c, x)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn sum(a: V) -> f32 {
     _mm512_reduce_add_ps(a)
 }

@@ -2,7 +2,8 @@
 
 /// Defines the floating-point kernels from the primitives in scope: the type `V` of `LANES` floats,
 /// `zero`, `splat`, `load`, `load_tail` (fewer than `LANES` floats, padded with zeros), `load_i8` and
-/// `load_i8_tail` (codes made floats), `add`, `sub`, `abs`, `fmadd(a, b, c)` = a b + c, and `sum`.
+/// `load_i8_tail` (codes made floats), `add`, `sub`, `abs`, `fmadd(a, b, c)` = a b + c, `sub_scaled(x, s, c)` = x − s c rounded once, as it
+/// is often far smaller than its operands, and `sum`.
 macro_rules! float_kernels {
     ($(#[$feature:meta])*) => {
         $(#[$feature])*
@@ -27,29 +28,34 @@ macro_rules! float_kernels {
 
         $(#[$feature])*
         fn cosine_terms(a: &[f32], b: &[f32]) -> [f32; 3] {
-            let ((xs, x_tail), (ys, y_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-            let ((x2, x_rest), (y2, y_rest)) = (xs.as_chunks::<2>(), ys.as_chunks::<2>());
-            // Two sets of three sums, so that six additions are under way at once.
-            let mut sums = [[zero(); 3]; 2];
-            for (x, y) in x2.iter().zip(y2) {
-                for i in 0..2 {
-                    let (x, y) = (load(&x[i]), load(&y[i]));
-                    let [dot, xx, yy] = sums[i];
-                    sums[i] = [fmadd(x, y, dot), fmadd(x, x, xx), fmadd(y, y, yy)];
+            let mut totals = [0.0; 3];
+            for (a, b) in a.chunks(super::BLOCK).zip(b.chunks(super::BLOCK)) {
+                let ((xs, x_tail), (ys, y_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+                let ((x2, x_rest), (y2, y_rest)) = (xs.as_chunks::<2>(), ys.as_chunks::<2>());
+                // Two sets of three sums, so that six additions are under way at once.
+                let mut sums = [[zero(); 3]; 2];
+                for (x, y) in x2.iter().zip(y2) {
+                    for i in 0..2 {
+                        let (x, y) = (load(&x[i]), load(&y[i]));
+                        let [dot, xx, yy] = sums[i];
+                        sums[i] = [fmadd(x, y, dot), fmadd(x, x, xx), fmadd(y, y, yy)];
+                    }
+                }
+                for (x, y) in x_rest.iter().zip(y_rest) {
+                    let (x, y) = (load(x), load(y));
+                    let [dot, xx, yy] = sums[0];
+                    sums[0] = [fmadd(x, y, dot), fmadd(x, x, xx), fmadd(y, y, yy)];
+                }
+                if !x_tail.is_empty() {
+                    let (x, y) = (load_tail(x_tail), load_tail(y_tail));
+                    let [dot, xx, yy] = sums[1];
+                    sums[1] = [fmadd(x, y, dot), fmadd(x, x, xx), fmadd(y, y, yy)];
+                }
+                for (i, total) in totals.iter_mut().enumerate() {
+                    *total += sum(add(sums[0][i], sums[1][i]));
                 }
             }
-            for (x, y) in x_rest.iter().zip(y_rest) {
-                let (x, y) = (load(x), load(y));
-                let [dot, xx, yy] = sums[0];
-                sums[0] = [fmadd(x, y, dot), fmadd(x, x, xx), fmadd(y, y, yy)];
-            }
-            if !x_tail.is_empty() {
-                let (x, y) = (load_tail(x_tail), load_tail(y_tail));
-                let [dot, xx, yy] = sums[1];
-                sums[1] = [fmadd(x, y, dot), fmadd(x, x, xx), fmadd(y, y, yy)];
-            }
-            let [even, odd] = sums;
-            [sum(add(even[0], odd[0])), sum(add(even[1], odd[1])), sum(add(even[2], odd[2]))]
+            totals
         }
 
         $(#[$feature])*
@@ -61,57 +67,60 @@ macro_rules! float_kernels {
 
         $(#[$feature])*
         fn l2_squared_f32_i8(x: &[f32], codes: &[i8], scale: f32) -> f32 {
-            let negative = splat(-scale);
+            let scale = splat(scale);
             fold_pair!(x, load, load_tail, codes, load_i8, load_i8_tail, |acc, x, c| {
-                let d = fmadd(negative, c, x);
+                let d = sub_scaled(x, scale, c);
                 fmadd(d, d, acc)
             })
         }
 
         $(#[$feature])*
         fn l1_f32_i8(x: &[f32], codes: &[i8], scale: f32) -> f32 {
-            let negative = splat(-scale);
+            let scale = splat(scale);
             fold_pair!(x, load, load_tail, codes, load_i8, load_i8_tail, |acc, x, c| {
-                add(acc, abs(fmadd(negative, c, x)))
+                add(acc, abs(sub_scaled(x, scale, c)))
             })
         }
 
         $(#[$feature])*
         fn l1_scaled_i8(a: &[i8], scale_a: f32, b: &[i8], scale_b: f32) -> f32 {
-            let (scale, negative) = (splat(scale_a), splat(-scale_b));
-            let zero_v = zero();
+            let (scale_a, scale_b, none) = (splat(scale_a), splat(scale_b), zero());
             fold_pair!(a, load_i8, load_i8_tail, b, load_i8, load_i8_tail, |acc, x, y| {
-                add(acc, abs(fmadd(scale, x, fmadd(negative, y, zero_v))))
+                add(acc, abs(sub_scaled(fmadd(scale_a, x, none), scale_b, y)))
             })
         }
     };
 }
 
-/// Folds two slices, `LANES` elements at a time into four running sums, and adds those up.
+/// Folds two slices block by block, `LANES` elements at a time into four running vectors of sums.
 macro_rules! fold_pair {
     (
         $a:expr, $load_a:ident, $tail_a:ident,
         $b:expr, $load_b:ident, $tail_b:ident,
         |$acc:ident, $x:ident, $y:ident| $step:expr
     ) => {{
-        let ((xs, x_tail), (ys, y_tail)) = ($a.as_chunks::<LANES>(), $b.as_chunks::<LANES>());
-        let ((x4, x_rest), (y4, y_rest)) = (xs.as_chunks::<4>(), ys.as_chunks::<4>());
-        let mut sums = [zero(); 4];
-        for (x, y) in x4.iter().zip(y4) {
-            for i in 0..4 {
-                let ($acc, $x, $y) = (sums[i], $load_a(&x[i]), $load_b(&y[i]));
-                sums[i] = $step;
+        let mut total = 0.0;
+        for (a, b) in $a.chunks(super::BLOCK).zip($b.chunks(super::BLOCK)) {
+            let ((xs, x_tail), (ys, y_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+            let ((x4, x_rest), (y4, y_rest)) = (xs.as_chunks::<4>(), ys.as_chunks::<4>());
+            let mut sums = [zero(); 4];
+            for (x, y) in x4.iter().zip(y4) {
+                for i in 0..4 {
+                    let ($acc, $x, $y) = (sums[i], $load_a(&x[i]), $load_b(&y[i]));
+                    sums[i] = $step;
+                }
             }
+            for (x, y) in x_rest.iter().zip(y_rest) {
+                let ($acc, $x, $y) = (sums[0], $load_a(x), $load_b(y));
+                sums[0] = $step;
+            }
+            if !x_tail.is_empty() {
+                let ($acc, $x, $y) = (sums[1], $tail_a(x_tail), $tail_b(y_tail));
+                sums[1] = $step;
+            }
+            total += sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
         }
-        for (x, y) in x_rest.iter().zip(y_rest) {
-            let ($acc, $x, $y) = (sums[0], $load_a(x), $load_b(y));
-            sums[0] = $step;
-        }
-        if !x_tail.is_empty() {
-            let ($acc, $x, $y) = (sums[1], $tail_a(x_tail), $tail_b(y_tail));
-            sums[1] = $step;
-        }
-        sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])))
+        total
     }};
 }
 

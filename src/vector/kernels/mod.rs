@@ -3,8 +3,8 @@
 //! [`Kernels`] is a table of functions, one table per instruction set. [`Kernels::get`] gives the
 //! best one that runs here; a loop over many pairs fetches it once. Each instruction set's module
 //! names its vector type and a dozen primitives, and the macro `float_kernels!` makes the kernels
-//! of them, so that all sets run the same algorithm: four running vectors of sums, then a masked or
-//! zero-padded tail. Zeros add nothing to any of the sums.
+//! of them, so that all sets run the same algorithm: blocks of 1,024 numbers, in each four running vectors
+//! of sums, then a masked or zero-padded tail. Zeros add nothing to any of the sums.
 //!
 //! Single-precision results differ from the exact value by at most [`TOLERANCE`] × Σ |terms|, hence
 //! between two instruction sets by at most twice that. [`Kernels::dot_i8`] is exact.
@@ -28,6 +28,11 @@ mod scalar;
 /// Bound of a single-precision kernel's error, relative to the sum of its terms' absolute values,
 /// for vectors of up to [`super::MAX_DIMS`] dimensions.
 pub const TOLERANCE: f64 = 1e-5;
+
+/// Elements that are summed before the sum is added to those of the blocks before. One running sum over
+/// [`super::MAX_DIMS`] equal terms would be off by more than [`TOLERANCE`], its roundings all going the
+/// same way; here no sum has more than 128 terms to a lane and 16 blocks.
+const BLOCK: usize = 1024;
 
 /// An instruction set that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -85,6 +85,12 @@ fn fmadd(a: V, b: V, c: V) -> V {
 
 #[inline]
 #[target_feature(enable = "neon")]
+fn sub_scaled(x: V, scale: V, c: V) -> V {
+    vfmsq_f32(x, scale, c)
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
 fn sum(a: V) -> f32 {
     vaddvq_f32(a)
 }

@@ -57,6 +57,12 @@ fn fmadd(a: V, b: V, c: V) -> V {
     std::array::from_fn(|i| a[i] * b[i] + c[i])
 }
 
+/// Through double precision, which holds the product of a float and a code exactly.
+#[inline]
+fn sub_scaled(x: V, scale: V, c: V) -> V {
+    std::array::from_fn(|i| (f64::from(x[i]) - f64::from(scale[i]) * f64::from(c[i])) as f32)
+}
+
 #[inline]
 fn sum(a: V) -> f32 {
     ((a[0] + a[4]) + (a[1] + a[5])) + ((a[2] + a[6]) + (a[3] + a[7]))
