@@ -7,6 +7,9 @@ PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 # Stands for models/all-minilm-l6-v2/, which is rewritten only when its content changes.
 MODEL := target/model.imported
 
+# Everything that can be compiled is tested; what the extension does not use yet is behind a feature.
+ALL := --release --workspace --locked --features distilface-core/bm25
+
 # cargo-pgrx adds this flag by itself; with the same flag everywhere, nothing compiles twice.
 export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections
 export PG_CONFIG
@@ -43,7 +46,7 @@ $(MODEL): scripts/model.sh $(wildcard trainer/src/*.rs src/model/*.rs src/text/*
 .PHONY: build
 build: tools-test model ## compile the whole workspace, once, in the release profile
 	$(call say,building the workspace)
-	@cargo build --release --workspace --locked && cargo nextest run --no-run --release --workspace --locked
+	@cargo build --release --workspace --locked && cargo nextest run --no-run $(ALL)
 
 .PHONY: install
 install: model ## install the extension into the local PostgreSQL (PG_CONFIG=…)
@@ -63,9 +66,9 @@ demo-stop: ## stop the demo's cluster and remove it
 .PHONY: test
 test: tools-test model pg-trees ## everything that proves the tree
 	$(call say,core$(,) trainer and cluster tests)
-	@cargo nextest run --release --workspace --locked
+	@cargo nextest run $(ALL)
 	$(call say,documentation examples)
-	@cargo test --release --workspace --locked --doc --quiet
+	@cargo test $(ALL) --doc --quiet
 	@scripts/skipped.sh default
 
 .PHONY: pg-trees
@@ -81,7 +84,7 @@ lint: model ## formatting, clippy, import direction, licences
 reliability: export DISTILFACE_PG_VERSIONS := 15 16 18
 reliability: tools-test model pg-trees ## the reliability tests at full size (hours)
 	$(call say,reliability tests at full size)
-	@DISTILFACE_FULL=1 cargo nextest run --release --workspace --locked --profile full
+	@DISTILFACE_FULL=1 cargo nextest run $(ALL) --profile full
 	@scripts/skipped.sh full
 
 FUZZ_SECONDS ?= 60
