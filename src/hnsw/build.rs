@@ -179,19 +179,20 @@ impl Builder {
     }
 
     fn link<S: PageStore>(&self, store: &S, progress: &mut dyn Progress) -> Result<(), PageError> {
+        let graph = &self.graph;
+        // A list is trimmed when no link can be added any more, hence two rounds.
+        self.for_all(store, progress, |node, scratch| graph.insert(node, scratch))?;
+        self.for_all(store, progress, |node, scratch| graph.trim(node, scratch))
+    }
+
+    /// Runs `work` on every node, on as many threads as asked.
+    fn for_all<S: PageStore>(
+        &self,
+        store: &S,
+        progress: &mut dyn Progress,
+        work: impl Fn(u32, &mut Scratch) + Sync,
+    ) -> Result<(), PageError> {
         let total = self.graph.len();
-        let next = AtomicUsize::new(0);
-        let stop = AtomicBool::new(false);
-        let link_all = || {
-            let mut scratch = Scratch::default();
-            while !stop.load(Ordering::Relaxed) {
-                let node = next.fetch_add(1, Ordering::Relaxed);
-                if node >= total {
-                    return;
-                }
-                self.graph.insert(node as u32, &mut scratch);
-            }
-        };
         if self.options.threads <= 1 {
             let mut scratch = Scratch::default();
             for node in 0..total {
@@ -199,16 +200,28 @@ impl Builder {
                     progress.report(BuildPhase::Linking, node as u64, total as u64);
                     store.check_interrupts()?;
                 }
-                self.graph.insert(node as u32, &mut scratch);
+                work(node as u32, &mut scratch);
             }
             return Ok(());
         }
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        let work_all = || {
+            let mut scratch = Scratch::default();
+            while !stop.load(Ordering::Relaxed) {
+                let node = next.fetch_add(1, Ordering::Relaxed);
+                if node >= total {
+                    return;
+                }
+                work(node as u32, &mut scratch);
+            }
+        };
         std::thread::scope(|scope| {
             // Also when a callback unwinds: the scope waits for its threads.
             let stop_workers = StopOnDrop(&stop);
             progress.before_spawn();
             let workers: Vec<_> =
-                (0..self.options.threads).map(|_| scope.spawn(link_all)).collect();
+                (0..self.options.threads).map(|_| scope.spawn(work_all)).collect();
             progress.after_spawn();
             while !workers.iter().all(|worker| worker.is_finished()) {
                 let done = next.load(Ordering::Relaxed).min(total);

@@ -297,6 +297,12 @@ impl<'p> PageView<'p> {
         Ok(SlotView { layout: self.layout, bytes, state })
     }
 
+    /// A slot's bytes, whatever they hold.
+    #[inline]
+    pub(crate) fn slot_bytes(&self, slot: usize) -> &'p [u8] {
+        &self.bytes[self.layout.slot_range(slot)]
+    }
+
     pub(crate) fn slots(&self) -> impl Iterator<Item = Result<(usize, SlotView<'p>), PageError>> {
         let page = *self;
         (0..self.layout.slots_per_page()).map(move |slot| Ok((slot, page.slot(slot)?)))

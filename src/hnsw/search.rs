@@ -12,6 +12,7 @@ use super::layout::{
     Entry, HeapTid, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
 };
 use crate::page::{BlockNumber, PageError, PagePin, PageStore};
+use crate::vector::prefetch;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -533,6 +534,9 @@ impl Search {
         let layout = reader.layout;
         for group in links.chunk_by(|a, b| layout.block_of(a.id) == layout.block_of(b.id)) {
             reader.page(layout.block_of(group[0].id), |page| {
+                for link in group {
+                    prefetch(page.slot_bytes(layout.slot_of(link.id)));
+                }
                 for link in group {
                     let slot = page.slot(layout.slot_of(link.id))?;
                     if slot.state().is_node() && slot.generation() == link.generation {
