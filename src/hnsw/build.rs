@@ -99,6 +99,8 @@ pub struct Builder {
     tids: Vec<HeapTid>,
     /// Heap TIDs of rows that joined an earlier row's node.
     more_tids: HashMap<u32, Vec<HeapTid>>,
+    /// Rows without a place in the graph.
+    unplaced: Vec<HeapTid>,
     /// The first node with a code's hash.
     by_hash: HashMap<u64, u32>,
     rows: u64,
@@ -114,6 +116,7 @@ impl Builder {
             graph: Graph::new(params),
             tids: Vec::new(),
             more_tids: HashMap::new(),
+            unplaced: Vec::new(),
             by_hash: HashMap::new(),
             rows: 0,
             bytes: 0,
@@ -155,6 +158,18 @@ impl Builder {
         Ok(Added::Kept)
     }
 
+    /// Adds a row that no distance places: a NULL, or a zero vector under cosine. See
+    /// [`super::insert_unplaced`].
+    pub fn add_unplaced(&mut self, tid: HeapTid) -> Added {
+        if self.bytes + 2 * size_of::<HeapTid>() > self.options.memory_limit && self.rows > 0 {
+            return Added::MemoryFull;
+        }
+        self.unplaced.push(tid);
+        self.rows += 1;
+        self.bytes += 2 * size_of::<HeapTid>();
+        Added::Kept
+    }
+
     /// Rows added so far.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -182,7 +197,8 @@ impl Builder {
         let graph = &self.graph;
         // A list is trimmed when no link can be added any more, hence two rounds.
         self.for_all(store, progress, |node, scratch| graph.insert(node, scratch))?;
-        self.for_all(store, progress, |node, scratch| graph.trim(node, scratch))
+        self.for_all(store, progress, |node, scratch| graph.trim(node, scratch))?;
+        graph.connect(&mut Scratch::default(), &mut || store.check_interrupts())
     }
 
     /// Runs `work` on every node, on as many threads as asked.
@@ -274,6 +290,7 @@ impl Builder {
         meta.tail = tail;
         meta.page_end = written as u32 + 1;
         meta.nodes = self.graph.len() as u32;
+        meta.unplaced = plan.posting_ids.get(&NIL).copied().unwrap_or(NIL);
         let mut txn = store.begin()?;
         meta.write(txn.page(METAPAGE)?);
         txn.commit()?;
@@ -295,7 +312,6 @@ impl Builder {
         for (at, slot) in slots.iter().enumerate() {
             let mut out = page.slot(at)?;
             match *slot {
-                PlannedSlot::Placed(SlotUse::Empty) => {}
                 PlannedSlot::Placed(SlotUse::Node(node)) => {
                     let code = self.graph.code(node);
                     out.init_node(&NodeInit {
@@ -325,10 +341,14 @@ impl Builder {
                 }
                 PlannedSlot::Posting { node, part, next } => {
                     let per_slot = layout.tids_per_slot();
-                    let tids = self.more_tids.get(&node).map_or(&[][..], |tids| tids);
+                    let tids = match node {
+                        NIL => &self.unplaced[..],
+                        _ => self.more_tids.get(&node).map_or(&[][..], |tids| tids),
+                    };
+                    let owner = plan.node_ids.get(node as usize).copied().unwrap_or(NIL);
                     let start = part * per_slot;
                     let end = (start + per_slot).min(tids.len());
-                    out.init_posting(plan.node_ids[node as usize], next);
+                    out.init_posting(owner, next);
                     out.set_tids(&tids[start..end]);
                 }
             }
@@ -374,7 +394,12 @@ impl Drop for StopOnDrop<'_> {
 #[derive(Clone, Copy)]
 enum PlannedSlot {
     Placed(SlotUse),
-    Posting { node: u32, part: usize, next: u32 },
+    /// The `part`-th posting slot of a node, or of the rows without one where that is [`NIL`].
+    Posting {
+        node: u32,
+        part: usize,
+        next: u32,
+    },
 }
 
 /// Where every node, upper slot and posting slot goes.
@@ -392,7 +417,6 @@ impl Plan {
         for (position, slot) in placed.iter().enumerate() {
             let id = slot_id(layout, position)?;
             match *slot {
-                SlotUse::Empty => {}
                 SlotUse::Node(node) => node_ids[node as usize] = id,
                 SlotUse::Upper { node, part } => {
                     upper_ids.insert((node, part), id);
@@ -401,9 +425,13 @@ impl Plan {
         }
         let mut slots: Vec<PlannedSlot> = placed.into_iter().map(PlannedSlot::Placed).collect();
         let mut posting_ids = HashMap::new();
-        let mut shared: Vec<_> = builder.more_tids.iter().collect();
-        shared.sort_unstable_by_key(|(node, _)| node_ids[**node as usize]);
-        for (&node, tids) in shared {
+        let mut lists: Vec<(u32, &[HeapTid])> =
+            builder.more_tids.iter().map(|(&node, tids)| (node, &tids[..])).collect();
+        lists.sort_unstable_by_key(|&(node, _)| node_ids[node as usize]);
+        if !builder.unplaced.is_empty() {
+            lists.push((NIL, &builder.unplaced));
+        }
+        for (node, tids) in lists {
             posting_ids.insert(node, slot_id(layout, slots.len())?);
             let parts = tids.len().div_ceil(layout.tids_per_slot());
             for part in 0..parts {

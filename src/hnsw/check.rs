@@ -27,8 +27,10 @@ pub struct CheckReport {
     pub nodes: u64,
     /// Nodes marked dead.
     pub dead_nodes: u64,
-    /// Heap TIDs.
+    /// Heap TIDs, those of unplaced rows included.
     pub heap_tids: u64,
+    /// Rows without a place in the graph.
+    pub unplaced: u64,
     /// Live nodes that links lead to from the entry point on level 0.
     pub reachable: u64,
     /// Links that lead nowhere since their node's slot was freed.
@@ -64,8 +66,10 @@ pub struct IndexInfo {
     pub dead_nodes: u64,
     /// Free slots.
     pub free_slots: u64,
-    /// Heap TIDs.
+    /// Heap TIDs, those of unplaced rows included.
     pub heap_tids: u64,
+    /// Rows without a place in the graph: NULLs, and zero vectors under cosine.
+    pub unplaced: u64,
     /// Nodes by their highest level, from 0 up.
     pub levels: Vec<u64>,
     /// Level-0 links, all nodes together.
@@ -114,6 +118,7 @@ pub fn info<S: PageStore>(store: &S) -> Result<IndexInfo, HnswError> {
         dead_nodes: 0,
         free_slots: 0,
         heap_tids: 0,
+        unplaced: 0,
         levels: Vec::new(),
         links: 0,
         bytes_per_node: layout.slot_size() as u64,
@@ -130,7 +135,11 @@ pub fn info<S: PageStore>(store: &S) -> Result<IndexInfo, HnswError> {
             match slot.state() {
                 SlotState::Free => info.free_slots += 1,
                 SlotState::Dead => info.dead_nodes += 1,
-                SlotState::Posting => info.heap_tids += slot.tids().count() as u64,
+                SlotState::Posting => {
+                    let tids = slot.tids().count() as u64;
+                    info.heap_tids += tids;
+                    info.unplaced += if slot.owner() == NIL { tids } else { 0 };
+                }
                 SlotState::Upper => {}
                 SlotState::Live => {
                     info.nodes += 1;
@@ -152,6 +161,30 @@ pub fn info<S: PageStore>(store: &S) -> Result<IndexInfo, HnswError> {
         info.page_locality = local as f64 / info.links as f64;
     }
     Ok(info)
+}
+
+/// Calls `each` for every heap TID in the index.
+///
+/// # Errors
+/// What the store raises, damaged pages.
+pub fn each_tid<S: PageStore>(store: &S, each: &mut dyn FnMut(HeapTid)) -> Result<(), HnswError> {
+    let meta = read_meta(store)?;
+    let layout = Layout::new(&meta.params);
+    for blkno in 1..meta.page_end.min(store.page_count()?) {
+        store.check_interrupts()?;
+        let pin = store.pin(blkno)?;
+        let guard = pin.lock_shared();
+        let Some(page) = PageView::new_if_filled(&layout, blkno, &guard)? else { continue };
+        for slot in page.slots() {
+            let (_, slot) = slot?;
+            match slot.state() {
+                SlotState::Live => slot.tid().into_iter().for_each(&mut *each),
+                SlotState::Posting => slot.tids().for_each(&mut *each),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Checker {
@@ -315,6 +348,8 @@ impl Checker {
                 self.report.violation(format!("node {id}: dead with heap TIDs"));
             }
         }
+        let unplaced = self.follow(NIL, self.meta.unplaced, SlotState::Posting);
+        self.report.unplaced = unplaced.iter().map(|slot| self.chains[slot].tids as u64).sum();
         let unused: Vec<u32> =
             self.chains.iter().filter(|(_, chain)| !chain.used).map(|(&slot, _)| slot).collect();
         for slot in unused {

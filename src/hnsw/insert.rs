@@ -23,6 +23,7 @@ use super::search::{Discarded, Found, Reader, Search, read_meta};
 use super::select::select_neighbors;
 use super::space::{Allocation, allocate};
 use crate::page::{LockMode, PageStore, PageTxn};
+use crate::vector::Metric;
 
 /// The nearest nodes whose codes are compared with the new one's.
 const TWINS_TRIED: usize = 4;
@@ -72,6 +73,60 @@ pub fn insert<S: PageStore>(
     }
 }
 
+/// Adds a row that no distance places: a NULL, or a zero vector under
+/// [`crate::vector::Metric::Cosine`]. Scans hand such rows out after all others.
+///
+/// # Errors
+/// As [`insert`].
+pub fn insert_unplaced<S: PageStore>(store: &S, tid: HeapTid) -> Result<(), HnswError> {
+    let _updating = store.lock_updates(LockMode::Shared)?;
+    loop {
+        let meta = read_meta(store)?;
+        let layout = Layout::new(&meta.params);
+        if meta.unplaced != NIL && push_unplaced(store, &layout, meta.unplaced, tid)? {
+            return Ok(());
+        }
+        let Allocation { mut txn, slots } = allocate(store, &layout, 1, &[METAPAGE])?;
+        let mut now = Meta::read(txn.page(METAPAGE)?)?;
+        if now.unplaced != meta.unplaced {
+            continue;
+        }
+        let (blkno, at) = (layout.block_of(slots[0].0), layout.slot_of(slots[0].0));
+        let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
+        let mut slot = page.slot(at)?;
+        slot.init_posting(NIL, now.unplaced);
+        slot.set_tids(&[tid]);
+        now.unplaced = slots[0].0;
+        now.write(txn.page(METAPAGE)?);
+        txn.commit()?;
+        return Ok(());
+    }
+}
+
+/// Adds the row to a posting slot of the metapage's chain; whether that is one still, with room.
+fn push_unplaced<S: PageStore>(
+    store: &S,
+    layout: &Layout,
+    place: u32,
+    tid: HeapTid,
+) -> Result<bool, HnswError> {
+    let (blkno, at) = (layout.block_of(place), layout.slot_of(place));
+    let mut txn = store.begin()?;
+    let mut page = PageMut::new(layout, blkno, txn.page(blkno)?)?;
+    let slot = page.view().slot(at)?;
+    let mut tids: Vec<HeapTid> = slot.tids().collect();
+    if slot.state() != SlotState::Posting
+        || slot.owner() != NIL
+        || tids.len() >= layout.tids_per_slot()
+    {
+        return Ok(false);
+    }
+    tids.push(tid);
+    page.slot(at)?.set_tids(&tids);
+    txn.commit()?;
+    Ok(true)
+}
+
 struct Insertion<'s, S: PageStore> {
     meta: Meta,
     scorer: Scorer,
@@ -89,10 +144,15 @@ impl<S: PageStore> Insertion<'_, S> {
         let neighbors = self.search(entry)?;
         let Some(neighbors) = neighbors else { return Ok(Some(Inserted::Shared)) };
         let node = self.write_node(&neighbors)?;
+        let mut reachable = false;
         for (level, links) in neighbors.iter().enumerate().rev() {
             for &base in links {
-                self.links.link_back(base, node, &self.code, level as u8)?;
+                let linked = self.links.link_back(base, node, &self.code, level as u8)?;
+                reachable |= linked && level == 0;
             }
+        }
+        if !reachable {
+            self.links.link_from_any(&neighbors[0], node)?;
         }
         self.promote(node)?;
         Ok(Some(Inserted::Node))
@@ -273,6 +333,7 @@ impl Candidates {
 /// Changes of links and postings, shared by insert and vacuum.
 pub(crate) struct Links<'s, S: PageStore> {
     pub(crate) reader: Reader<'s, S>,
+    metric: Metric,
     scorer: Scorer,
     max_links: [usize; 2],
     current: Vec<Link>,
@@ -282,6 +343,7 @@ impl<'s, S: PageStore> Links<'s, S> {
     pub(crate) fn new(store: &'s S, layout: Layout, meta: &Meta) -> Self {
         Self {
             reader: Reader::new(store, layout),
+            metric: meta.params.metric(),
             scorer: Scorer::new(meta.params.metric()),
             max_links: [meta.params.max_links(0), meta.params.max_links(1)],
             current: Vec::new(),
@@ -297,71 +359,101 @@ impl<'s, S: PageStore> Links<'s, S> {
     }
 
     /// Adds `node` to the links of `base` on `level`, pruned by Algorithm 4 where they are full.
+    /// Whether it is among them then.
     fn link_back(
         &mut self,
         base: Link,
         node: Link,
         code: &Code,
         level: u8,
-    ) -> Result<(), HnswError> {
+    ) -> Result<bool, HnswError> {
         let max = self.max_links(level);
         for _ in 0..MAX_TRIES {
             let mut current = std::mem::take(&mut self.current);
             let place = self.read_links(base, level, &mut current)?;
-            let Some(place) = place else { return Ok(()) };
+            let Some(place) = place else { return Ok(false) };
             if current.contains(&node) {
-                return Ok(());
+                return Ok(true);
             }
             let mut wanted = current.clone();
             wanted.push(node);
             if wanted.len() > max {
                 wanted = self.prune(base, &current, node, code, max)?;
+                if self.metric == Metric::InnerProduct && level == 0 {
+                    self.keep_reachable(&current, &mut wanted)?;
+                }
                 if !wanted.contains(&node) && wanted.len() == current.len() {
                     self.current = current;
-                    return Ok(());
+                    return Ok(false);
                 }
             }
             let written = self.replace_links(base, place, level, &current, &wanted)?;
             self.current = current;
             if written {
-                return Ok(());
+                return Ok(wanted.contains(&node));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts back a neighbor that pruning dropped and that none of the kept ones leads to, in place of
+    /// one that others do lead to. By inner product the nodes of small norm are nobody's nearest, so
+    /// that pruning alone would cut off a fifth of them.
+    fn keep_reachable(&mut self, current: &[Link], wanted: &mut [Link]) -> Result<(), HnswError> {
+        let mut list = Vec::new();
+        for &dropped in current.iter().filter(|link| !wanted.contains(link)).collect::<Vec<_>>() {
+            let mut is_led_to = false;
+            for &other in wanted.iter() {
+                self.reader.links(other, 0, &mut list)?;
+                if list.contains(&dropped) {
+                    is_led_to = true;
+                    break;
+                }
+            }
+            if !is_led_to && let Some(at) = self.redundant_link(wanted)? {
+                wanted[at] = dropped;
             }
         }
         Ok(())
     }
 
-    /// Makes `base` link to `node` on level 0 whatever the heuristic says: where its list is full, in
-    /// place of the farthest neighbor. Whether `base` is still there to do so.
-    pub(crate) fn link_from(&mut self, base: Link, node: Link) -> Result<bool, HnswError> {
-        for _ in 0..MAX_TRIES {
-            let mut current = Vec::new();
-            let place = self.read_links(base, 0, &mut current)?;
-            let (Some(place), Some(code)) = (place, self.copy_code(base)?) else {
-                return Ok(false);
-            };
-            if current.contains(&node) {
-                return Ok(true);
-            }
-            let mut wanted = current.clone();
-            if wanted.len() >= self.max_links(0) {
-                let scorer = self.scorer;
-                let mut farthest = (0, f32::NEG_INFINITY);
-                for (i, link) in current.iter().enumerate() {
-                    let distance = self.reader.slot(link.id, |slot| {
-                        scorer.distance(code.as_ref(), CodeRef::of_slot(slot))
-                    })?;
-                    if distance > farthest.1 {
-                        farthest = (i, distance);
+    /// Makes one of `bases` link to `node` on level 0 whatever the heuristic says: the first with
+    /// room, or else the first with a link whose target another of its neighbors leads to as well,
+    /// which makes way. Without either the node is left to the sweep of scans.
+    pub(crate) fn link_from_any(&mut self, bases: &[Link], node: Link) -> Result<bool, HnswError> {
+        let mut current = Vec::new();
+        for replace in [false, true] {
+            for &base in bases {
+                for _ in 0..MAX_TRIES {
+                    let Some(place) = self.read_links(base, 0, &mut current)? else { break };
+                    if current.contains(&node) {
+                        return Ok(true);
+                    }
+                    let mut wanted = current.clone();
+                    if wanted.len() >= self.max_links(0) {
+                        let redundant = if replace { self.redundant_link(&current)? } else { None };
+                        let Some(at) = redundant else { break };
+                        wanted.remove(at);
+                    }
+                    wanted.push(node);
+                    if self.replace_links(base, place, 0, &current, &wanted)? {
+                        return Ok(true);
                     }
                 }
-                wanted.remove(farthest.0);
-            }
-            wanted.push(node);
-            if self.replace_links(base, place, 0, &current, &wanted)? {
-                return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// A link whose target another of the linked nodes leads to as well.
+    fn redundant_link(&mut self, links: &[Link]) -> Result<Option<usize>, HnswError> {
+        let mut theirs = std::collections::HashSet::new();
+        let mut list = Vec::new();
+        for &link in links {
+            self.reader.links(link, 0, &mut list)?;
+            theirs.extend(list.iter().copied());
+        }
+        Ok((0..links.len()).rev().find(|&at| theirs.contains(&links[at])))
     }
 
     fn prune(

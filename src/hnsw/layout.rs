@@ -127,6 +127,8 @@ pub(crate) struct Meta {
     pub(crate) dead_pending: bool,
     /// Seed of node levels.
     pub(crate) seed: u64,
+    /// First posting slot with rows that have no place in the graph, or [`NIL`].
+    pub(crate) unplaced: u32,
 }
 
 /// The entry point.
@@ -148,6 +150,7 @@ impl Meta {
             nodes: 0,
             dead_pending: false,
             seed,
+            unplaced: NIL,
         }
     }
 
@@ -169,6 +172,7 @@ impl Meta {
         put_u32(page, 32, self.nodes);
         page[36] = self.dead_pending.into();
         put_u64(page, 40, self.seed);
+        put_u32(page, 48, self.unplaced);
     }
 
     /// # Errors
@@ -209,6 +213,7 @@ impl Meta {
             nodes: get_u32(page, 32),
             dead_pending: page[36] != 0,
             seed: get_u64(page, 40),
+            unplaced: get_u32(page, 48),
         })
     }
 }
@@ -404,7 +409,7 @@ impl<'p> SlotView<'p> {
         read_links(&bytes[SLOT_HEADER_LEN..SLOT_HEADER_LEN + 5 * cap], cap, bytes[3])
     }
 
-    /// An upper or posting slot's node.
+    /// An upper or posting slot's node; [`NIL`] for postings of rows without one.
     pub(crate) fn owner(&self) -> u32 {
         get_u32(self.bytes, 4)
     }

@@ -32,8 +32,8 @@ mod tag;
 mod vacuum;
 
 pub use build::{Added, BuildOptions, BuildPhase, BuildStats, Builder, Progress, create_empty};
-pub use check::{CheckReport, IndexInfo, check, info};
-pub use insert::{Inserted, insert};
+pub use check::{CheckReport, IndexInfo, check, each_tid, info};
+pub use insert::{Inserted, insert, insert_unplaced};
 pub use layout::{FORMAT_VERSION, HeapTid};
 pub use params::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_EF_SEARCH, DEFAULT_M, EF_CONSTRUCTION_RANGE, EF_SEARCH_RANGE,

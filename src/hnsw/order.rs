@@ -3,8 +3,8 @@
 //! A search reads a page once and then has every node on it, so the number of pages it reads falls
 //! with the share of links that stay inside a page. Pages are filled greedily: a page grows from a
 //! node at the rim of what is placed already by always taking the node with the most links from the
-//! nodes on it. Nodes of the upper levels come first, grouped by their links on level 1 and each
-//! with its upper slot beside it: a descent then stays within few pages.
+//! nodes on it. Nodes of the upper levels come first, grouped by their links on level 1, and then
+//! their upper slots in the same order: a descent stays within few pages.
 
 use super::graph::Graph;
 use super::layout::Layout;
@@ -14,8 +14,6 @@ use std::collections::VecDeque;
 /// What a slot of the built index holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SlotUse {
-    /// Nothing: the page's rest was too small for the next group.
-    Empty,
     /// A node.
     Node(u32),
     /// The `part`-th upper slot of a node.
@@ -30,6 +28,7 @@ pub(crate) fn place_nodes(
 ) -> Result<Vec<SlotUse>, PageError> {
     let mut placer = Placer::new(graph, layout);
     placer.fill(1, check)?;
+    placer.place_uppers();
     placer.fill(0, check)?;
     Ok(placer.slots)
 }
@@ -70,42 +69,39 @@ impl<'g> Placer<'g> {
         self.rim.clear();
         let mut since_check = 0;
         while let Some(seed) = self.next_seed(level, &mut next_unseen) {
-            let mut room = self.layout.slots_per_page();
+            let taken = self.slots.len() % self.layout.slots_per_page();
+            let room = self.layout.slots_per_page() - taken;
             let mut next = Some(seed);
-            while let Some(node) = next {
-                let needed = self.slots_needed(node);
-                if needed > room && room < self.layout.slots_per_page() {
-                    self.rim.push_front(node);
-                    break;
-                }
+            for _ in 0..room {
+                let Some(node) = next else { break };
                 self.place(node, level);
-                room = room.saturating_sub(needed);
-                since_check += 1;
-                next = if room == 0 { None } else { self.strongest_pull() };
-                if next.is_none() && room > 0 {
-                    next = self.next_seed(level, &mut next_unseen);
-                }
+                next = self.strongest_pull().or_else(|| self.next_seed(level, &mut next_unseen));
+            }
+            // What was chosen for a full page begins the next one.
+            if let Some(node) = next {
+                self.rim.push_front(node);
             }
             for node in self.pulled.drain(..) {
                 self.pull[node as usize] = 0;
             }
-            while !self.slots.len().is_multiple_of(self.layout.slots_per_page()) {
-                self.slots.push(SlotUse::Empty);
-            }
+            since_check += room;
             if since_check > 4096 {
                 since_check = 0;
                 check()?;
             }
         }
-        // The last page's rest can take what comes next.
-        while self.slots.last() == Some(&SlotUse::Empty) && level == 0 {
-            self.slots.pop();
-        }
         Ok(())
     }
 
-    fn slots_needed(&self, node: u32) -> usize {
-        1 + usize::from(self.graph.level(node)).div_ceil(self.layout.levels_per_slot())
+    /// Gives upper slots to the nodes placed so far.
+    fn place_uppers(&mut self) {
+        for position in 0..self.slots.len() {
+            let SlotUse::Node(node) = self.slots[position] else { continue };
+            let levels = usize::from(self.graph.level(node));
+            for part in 0..levels.div_ceil(self.layout.levels_per_slot()) {
+                self.slots.push(SlotUse::Upper { node, part: part as u8 });
+            }
+        }
     }
 
     fn next_seed(&mut self, level: u8, next_unseen: &mut u32) -> Option<u32> {
@@ -127,9 +123,6 @@ impl<'g> Placer<'g> {
     fn place(&mut self, node: u32, level: u8) {
         self.placed[node as usize] = true;
         self.slots.push(SlotUse::Node(node));
-        for part in 1..self.slots_needed(node) {
-            self.slots.push(SlotUse::Upper { node, part: (part - 1) as u8 });
-        }
         for other in self.graph.links(node, level) {
             if self.placed[other as usize] {
                 continue;

@@ -15,7 +15,7 @@
 use super::HnswError;
 use super::code::Query;
 use super::layout::{HeapTid, Layout, Meta, NIL, SlotState};
-use super::search::{Discarded, Found, Reader, Search, read_meta};
+use super::search::{Discarded, Found, MAX_CHAIN, Reader, Search, read_meta};
 use crate::page::{PageError, PageStore};
 use std::collections::VecDeque;
 
@@ -59,6 +59,9 @@ pub enum Turn {
     InOrder,
     /// It was found when rows behind it had been handed out already.
     Late,
+    /// It has no distance (a NULL, or a zero vector under cosine) and comes after all others; its
+    /// bound is infinite.
+    Unplaced,
 }
 
 /// A row that a scan found.
@@ -103,6 +106,7 @@ pub struct Scan<'s, S: PageStore> {
     pending: VecDeque<Hit>,
     tids: Vec<HeapTid>,
     meta: Meta,
+    unplaced_slots: usize,
     stats: ScanStats,
 }
 
@@ -113,6 +117,9 @@ enum Phase {
     /// The rest of the window, then the late rows.
     Last,
     LateRows,
+    /// Rows without a place, from this posting slot on.
+    Unplaced(u32),
+    Over,
 }
 
 impl<'s, S: PageStore> Scan<'s, S> {
@@ -139,6 +146,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
             pending: VecDeque::new(),
             tids: Vec::new(),
             meta,
+            unplaced_slots: 0,
             stats,
         })
     }
@@ -192,8 +200,23 @@ impl<'s, S: PageStore> Scan<'s, S> {
                         let late = found.lower_bound < self.frontier;
                         self.push_rows(&found, if late { Turn::Late } else { Turn::InOrder })?;
                     }
-                    None => return Ok(None),
+                    None if self.options.iterative == Iterative::Off || self.is_over_limit() => {
+                        self.phase = Phase::Over;
+                    }
+                    None => self.phase = Phase::Unplaced(self.meta.unplaced),
                 },
+                Phase::Unplaced(NIL) => self.phase = Phase::Over,
+                Phase::Unplaced(place) => {
+                    self.tids.clear();
+                    let next = self.reader.posting_slot(NIL, place, &mut self.tids)?;
+                    self.unplaced_slots += 1;
+                    let is_cycle = self.unplaced_slots > MAX_CHAIN;
+                    self.phase = if is_cycle { Phase::Over } else { Phase::Unplaced(next) };
+                    let (lower_bound, turn) = (f32::INFINITY, Turn::Unplaced);
+                    let hit = |&heap_tid| Hit { heap_tid, lower_bound, turn };
+                    self.pending.extend(self.tids.iter().map(hit));
+                }
+                Phase::Over => return Ok(None),
             }
         }
     }

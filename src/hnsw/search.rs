@@ -17,12 +17,10 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Pins held at once; past it they are all dropped and taken anew.
-const MAX_PINS: usize = 512;
 /// Expansions between two looks for interrupts.
 const INTERRUPT_INTERVAL: u32 = 16;
 /// Most slots that a chain of upper or posting slots visits before it counts as a cycle.
-const MAX_CHAIN: usize = 1 << 22;
+pub(crate) const MAX_CHAIN: usize = 1 << 22;
 
 /// Reads the metapage.
 pub(crate) fn read_meta<S: PageStore>(store: &S) -> Result<Meta, PageError> {
@@ -38,6 +36,7 @@ pub(crate) struct Reader<'s, S: PageStore> {
     pages: Vec<CachedPage<'s, S>>,
     index: HashMap<BlockNumber, u32, BuildHasherDefault<BlockHasher>>,
     pins: usize,
+    max_pins: usize,
     accesses: u64,
     wanted: Vec<BlockNumber>,
 }
@@ -46,6 +45,8 @@ struct CachedPage<'s, S: PageStore + 's> {
     blkno: BlockNumber,
     pin: Option<S::Pin<'s>>,
     visited: [u64; 4],
+    /// Whether all of its nodes were scored.
+    whole: bool,
 }
 
 impl<'s, S: PageStore> Reader<'s, S> {
@@ -56,6 +57,7 @@ impl<'s, S: PageStore> Reader<'s, S> {
             pages: Vec::with_capacity(256),
             index: HashMap::with_capacity_and_hasher(256, BuildHasherDefault::default()),
             pins: 0,
+            max_pins: store.pin_budget().max(1),
             accesses: 0,
             wanted: Vec::new(),
         }
@@ -78,7 +80,18 @@ impl<'s, S: PageStore> Reader<'s, S> {
     pub(crate) fn forget_visited(&mut self) {
         for page in &mut self.pages {
             page.visited = [0; 4];
+            page.whole = false;
         }
+    }
+
+    /// Marks every slot of the page, the first time only; gives what was marked before.
+    fn visit_rest(&mut self, blkno: BlockNumber) -> Option<[u64; 4]> {
+        let at = self.entry(blkno);
+        let page = &mut self.pages[at];
+        if std::mem::replace(&mut page.whole, true) {
+            return None;
+        }
+        Some(std::mem::replace(&mut page.visited, [u64::MAX; 4]))
     }
 
     #[inline]
@@ -86,7 +99,7 @@ impl<'s, S: PageStore> Reader<'s, S> {
         let next = self.pages.len() as u32;
         let at = *self.index.entry(blkno).or_insert(next);
         if at == next {
-            self.pages.push(CachedPage { blkno, pin: None, visited: [0; 4] });
+            self.pages.push(CachedPage { blkno, pin: None, visited: [0; 4], whole: false });
         }
         at as usize
     }
@@ -111,7 +124,8 @@ impl<'s, S: PageStore> Reader<'s, S> {
     fn pin(&mut self, blkno: BlockNumber) -> Result<usize, PageError> {
         let at = self.entry(blkno);
         if self.pages[at].pin.is_none() {
-            if self.pins >= MAX_PINS {
+            // Past the budget all are let go and taken anew as needed.
+            if self.pins >= self.max_pins {
                 self.release_pins();
             }
             self.pages[at].pin = Some(self.store.pin(blkno)?);
@@ -242,15 +256,25 @@ impl<'s, S: PageStore> Reader<'s, S> {
             if next == NIL {
                 return Ok(());
             }
-            next = self.slot(next, |slot| {
-                if slot.state() != SlotState::Posting || slot.owner() != owner {
-                    return NIL;
-                }
-                tids.extend(slot.tids());
-                slot.next()
-            })?;
+            next = self.posting_slot(owner, next, tids)?;
         }
         Err(self.chain_without_end(owner))
+    }
+
+    /// Adds one posting slot's heap TIDs; gives the next slot of its chain.
+    pub(crate) fn posting_slot(
+        &mut self,
+        owner: u32,
+        place: u32,
+        tids: &mut Vec<HeapTid>,
+    ) -> Result<u32, PageError> {
+        self.slot(place, |slot| {
+            if slot.state() != SlotState::Posting || slot.owner() != owner {
+                return NIL;
+            }
+            tids.extend(slot.tids());
+            slot.next()
+        })
     }
 
     fn chain_without_end(&self, id: u32) -> PageError {
@@ -360,6 +384,7 @@ pub(crate) struct Search {
     since_interrupt: u32,
     links: Vec<Link>,
     scored: Vec<Found>,
+    whole: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -408,6 +433,7 @@ impl Search {
             since_interrupt: 0,
             links: Vec::new(),
             scored: Vec::new(),
+            whole: false,
         }
     }
 
@@ -441,7 +467,7 @@ impl Search {
         to_level: u8,
     ) -> Result<(), PageError> {
         let start = Link { id: entry.id, generation: entry.generation };
-        self.score_links(reader, query, vec![start])?;
+        self.score_links(reader, query, entry.level, vec![start])?;
         self.consider_scored(1);
         for level in (to_level + 1..=entry.level).rev() {
             self.run(reader, query, level, 1)?;
@@ -489,7 +515,7 @@ impl Search {
             }
             let mut links = std::mem::take(&mut self.links);
             if reader.links(candidate.node, level, &mut links)?.is_some() {
-                links = self.score_links(reader, query, links)?;
+                links = self.score_links(reader, query, level, links)?;
                 self.consider_scored(ef);
             }
             self.links = links;
@@ -525,6 +551,7 @@ impl Search {
         &mut self,
         reader: &mut Reader<'_, S>,
         query: &Query,
+        level: u8,
         mut links: Vec<Link>,
     ) -> Result<Vec<Link>, PageError> {
         self.scored.clear();
@@ -533,7 +560,9 @@ impl Search {
         reader.prefetch(&links);
         let layout = reader.layout;
         for group in links.chunk_by(|a, b| layout.block_of(a.id) == layout.block_of(b.id)) {
-            reader.page(layout.block_of(group[0].id), |page| {
+            let blkno = layout.block_of(group[0].id);
+            let rest = if self.whole { reader.visit_rest(blkno) } else { None };
+            reader.page(blkno, |page| {
                 for link in group {
                     prefetch(page.slot_bytes(layout.slot_of(link.id)));
                 }
@@ -541,6 +570,18 @@ impl Search {
                     let slot = page.slot(layout.slot_of(link.id))?;
                     if slot.state().is_node() && slot.generation() == link.generation {
                         self.scored.push(Found::new(link.id, &slot, query.score(&slot)));
+                    }
+                }
+                let Some(visited) = rest else { return Ok(()) };
+                for slot in page.slots() {
+                    let (at, slot) = slot?;
+                    let fresh = visited[at / 64] >> (at % 64) & 1 == 0;
+                    if fresh
+                        && slot.state().is_node()
+                        && slot.level() >= level
+                        && let Some(id) = layout.id(blkno, at)
+                    {
+                        self.scored.push(Found::new(id, &slot, query.score(&slot)));
                     }
                 }
                 Ok(())

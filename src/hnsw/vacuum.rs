@@ -22,7 +22,7 @@ use super::insert::{Candidates, Links};
 use super::layout::{
     Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, PageMut, PageView, SlotState,
 };
-use super::search::read_meta;
+use super::search::{MAX_CHAIN, read_meta};
 use super::space::list_page;
 use crate::page::{BlockNumber, LockMode, PageError, PagePin, PageStore, PageTxn};
 use std::collections::HashSet;
@@ -182,70 +182,72 @@ fn mark_dead_pending<S: PageStore>(store: &S) -> Result<(), HnswError> {
     Ok(())
 }
 
-/// Takes empty slots out of a node's chain of postings and gives a node without its own heap TID
-/// one from there; whether the node has none at all and is marked dead.
+/// Takes empty slots out of a node's chain of postings, or out of the metapage's where `owner` is
+/// [`NIL`], and gives a node without its own heap TID one from there; whether the node has none at
+/// all and is marked dead.
 ///
-/// Inserts change a chain at its head only, with the node's page locked; the rest is vacuum's.
+/// Inserts change a chain at its head only, with the page locked that leads to it; the rest is
+/// vacuum's.
 fn compact_postings<S: PageStore>(
     store: &S,
     layout: &Layout,
-    node: u32,
+    owner: u32,
 ) -> Result<bool, HnswError> {
-    let node_blkno = layout.block_of(node);
     let stamp = store.reuse_stamp();
-    // The slot whose link leads to the one looked at: the node, or the posting slot before it.
-    let mut before = node;
-    let mut steps = 0u32;
-    loop {
-        let here = {
-            let pin = store.pin(layout.block_of(before))?;
-            let guard = pin.lock_shared();
-            let page = PageView::new(layout, layout.block_of(before), &guard)?;
-            let slot = page.slot(layout.slot_of(before))?;
-            match slot.state() {
-                SlotState::Live if before == node => slot.posting(),
-                SlotState::Posting if before != node && slot.owner() == node => slot.next(),
-                _ => return Ok(false),
-            }
-        };
+    // The posting slot before the one looked at; none before the head.
+    let mut before = None;
+    let mut steps = 0usize;
+    while steps < MAX_CHAIN {
         steps += 1;
         if steps.is_multiple_of(64) {
             store.check_interrupts()?;
         }
-        if here == NIL || steps == u32::MAX {
+        let before_blkno = match before {
+            Some(slot) => layout.block_of(slot),
+            None if owner == NIL => METAPAGE,
+            None => layout.block_of(owner),
+        };
+        let here = {
+            let pin = store.pin(before_blkno)?;
+            let guard = pin.lock_shared();
+            next_posting(layout, owner, before, before_blkno, &guard)?
+        };
+        let Some(here) = here else { return Ok(false) };
+        if here == NIL {
             break;
         }
-        let mut txn = store.begin()?;
-        let mut pages = [layout.block_of(before), layout.block_of(here), node_blkno];
-        pages.sort_unstable();
-        for blkno in pages {
-            txn.page(blkno)?;
-        }
         let here_blkno = layout.block_of(here);
+        let mut txn = store.begin()?;
+        txn.page(before_blkno.min(here_blkno))?;
+        txn.page(before_blkno.max(here_blkno))?;
         let slot =
             PageView::new(layout, here_blkno, txn.page(here_blkno)?)?.slot(layout.slot_of(here))?;
-        if slot.state() != SlotState::Posting || slot.owner() != node {
+        if slot.state() != SlotState::Posting || slot.owner() != owner {
             return Ok(false);
         }
         if slot.tids().next().is_some() {
-            before = here;
+            before = Some(here);
             continue;
         }
         let next = slot.next();
-        let before_blkno = layout.block_of(before);
-        let mut page = PageMut::new(layout, before_blkno, txn.page(before_blkno)?)?;
-        let view = page.view().slot(layout.slot_of(before))?;
-        let link = if before == node { view.posting() } else { view.next() };
-        if link != here {
+        let page = txn.page(before_blkno)?;
+        if next_posting(layout, owner, before, before_blkno, page)? != Some(here) {
             // An insert put a new head before it: start over from there.
-            before = node;
+            before = None;
             continue;
         }
-        let mut slot = page.slot(layout.slot_of(before))?;
-        if before == node {
-            slot.set_posting(next);
-        } else {
-            slot.set_next(next);
+        match before {
+            None if owner == NIL => {
+                let mut meta = Meta::read(page)?;
+                meta.unplaced = next;
+                meta.write(page);
+            }
+            None => PageMut::new(layout, before_blkno, page)?
+                .slot(layout.slot_of(owner))?
+                .set_posting(next),
+            Some(slot) => {
+                PageMut::new(layout, before_blkno, page)?.slot(layout.slot_of(slot))?.set_next(next)
+            }
         }
         PageMut::new(layout, here_blkno, txn.page(here_blkno)?)?
             .slot(layout.slot_of(here))?
@@ -253,7 +255,28 @@ fn compact_postings<S: PageStore>(
         txn.commit()?;
         list_freed_page(store, layout, here_blkno, stamp)?;
     }
-    adopt_tid(store, layout, node)
+    if owner == NIL { Ok(false) } else { adopt_tid(store, layout, owner) }
+}
+
+/// The posting slot that follows `before`, or the head; `None` where `before` is no longer part of
+/// the chain.
+fn next_posting(
+    layout: &Layout,
+    owner: u32,
+    before: Option<u32>,
+    blkno: BlockNumber,
+    page: &[u8],
+) -> Result<Option<u32>, PageError> {
+    if before.is_none() && owner == NIL {
+        return Ok(Some(Meta::read(page)?.unplaced));
+    }
+    let page = PageView::new(layout, blkno, page)?;
+    let slot = page.slot(layout.slot_of(before.unwrap_or(owner)))?;
+    Ok(match (before, slot.state()) {
+        (None, SlotState::Live) => Some(slot.posting()),
+        (Some(_), SlotState::Posting) if slot.owner() == owner => Some(slot.next()),
+        _ => None,
+    })
 }
 
 /// Gives a live node without a heap TID of its own one of its postings', or marks it dead.
@@ -593,12 +616,8 @@ impl<S: PageStore> Cleanup<'_, S> {
         if self.links.read_links(node, 0, &mut neighbors)?.is_none() {
             return Ok(());
         }
-        for base in neighbors {
-            if self.links.link_from(base, node)? {
-                self.stats.relinked += 1;
-                return Ok(());
-            }
-        }
+        let linked = self.links.link_from_any(&neighbors, node)?;
+        self.stats.relinked += u64::from(linked);
         Ok(())
     }
 

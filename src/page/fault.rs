@@ -66,6 +66,10 @@ impl PageStore for FaultStore {
         Ok(FaultTxn { store: self, inner: self.inner.begin()? })
     }
 
+    fn pin_budget(&self) -> usize {
+        self.inner.pin_budget()
+    }
+
     fn reuse_stamp(&self) -> u64 {
         self.inner.reuse_stamp()
     }

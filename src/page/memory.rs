@@ -10,13 +10,12 @@ use super::{
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock, RwLockReadGuard};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 type Content = Box<[u8; PAGE_CONTENT]>;
 type SharedPage = Arc<RwLock<Content>>;
 
 /// Pages in memory; usable from many threads at once.
-#[derive(Default)]
 pub struct MemoryStore {
     pages: RwLock<Vec<SharedPage>>,
     updates: Arc<RwLock<()>>,
@@ -24,12 +23,31 @@ pub struct MemoryStore {
     clock: AtomicU64,
     reuse_held: AtomicBool,
     interrupted: AtomicBool,
+    pin_budget: AtomicUsize,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self {
+            pages: RwLock::default(),
+            updates: Arc::default(),
+            clock: AtomicU64::new(0),
+            reuse_held: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
+            pin_budget: AtomicUsize::new(512),
+        }
+    }
 }
 
 impl MemoryStore {
     /// A store with no pages.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets how many pages an operation may have pinned at a time.
+    pub fn set_pin_budget(&self, pages: usize) {
+        self.pin_budget.store(pages, Ordering::Relaxed);
     }
 
     /// While held, no freed space counts as reusable, as under a long-running snapshot.
@@ -62,6 +80,11 @@ impl MemoryStore {
         Ok(())
     }
 
+    /// Appends a page read from elsewhere.
+    pub(super) fn push(&self, content: Content) {
+        self.pages.write().push(Arc::new(RwLock::new(content)));
+    }
+
     fn page(&self, blkno: BlockNumber) -> Result<SharedPage, PageError> {
         let pages = self.pages.read();
         pages
@@ -85,6 +108,10 @@ impl PageStore for MemoryStore {
 
     fn begin(&self) -> Result<MemoryTxn<'_>, PageError> {
         Ok(MemoryTxn { store: self, pages: Vec::with_capacity(MAX_TXN_PAGES) })
+    }
+
+    fn pin_budget(&self) -> usize {
+        self.pin_budget.load(Ordering::Relaxed)
     }
 
     fn reuse_stamp(&self) -> u64 {
@@ -154,6 +181,11 @@ struct TxnPage {
 }
 
 impl MemoryTxn<'_> {
+    /// The pages changed so far with their new content, for a store that logs them first.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (BlockNumber, &[u8])> {
+        self.pages.iter().map(|page| (page.blkno, &page.copy[..]))
+    }
+
     fn add(&mut self, blkno: BlockNumber, page: &SharedPage) -> &mut [u8] {
         assert!(self.pages.len() < MAX_TXN_PAGES, "a transaction covers {MAX_TXN_PAGES} pages");
         let locked = page.write_arc();

@@ -14,9 +14,11 @@
 //! after each commit.
 
 mod fault;
+mod file;
 mod memory;
 
 pub use fault::FaultStore;
+pub use file::FileStore;
 pub use memory::MemoryStore;
 
 use std::ops::Deref;
@@ -78,6 +80,11 @@ pub trait PageStore {
 
     /// Tells the store that these pages will be pinned soon. A hint: it may do nothing.
     fn prefetch(&self, _blknos: &[BlockNumber]) {}
+
+    /// Pages that one operation may have pinned at a time.
+    fn pin_budget(&self) -> usize {
+        512
+    }
 
     /// A stamp of now for space that was just freed. PostgreSQL: the next full transaction id.
     fn reuse_stamp(&self) -> u64 {

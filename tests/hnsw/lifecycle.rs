@@ -114,3 +114,79 @@ fn ten_thousand_equal_vectors_share_a_node() {
     assert_sound(&store, 0);
     assert!(all_rows(&store, vector).is_empty());
 }
+
+/// Pruning by inner product leaves out vectors of small norm; a build and an insert must still lead
+/// to them.
+#[test]
+fn vectors_of_different_norms_are_all_reachable() {
+    let scaled: Rows = rows(3000, 40)
+        .into_iter()
+        .enumerate()
+        .map(|(i, (tid, vector))| {
+            let scale = 0.1 + (i % 17) as f32 / 4.0;
+            (tid, vector.iter().map(|v| v * scale).collect())
+        })
+        .collect();
+    for metric in Metric::ALL {
+        let store = MemoryStore::new();
+        build(&store, metric, &scaled, 2);
+        let report = assert_sound(&store, scaled.len());
+        assert_eq!(report.reachable, 3000, "{metric}: built");
+        let store = MemoryStore::new();
+        create_empty(&store, params(metric)).expect("created");
+        for (&tid, vector) in scaled.iter().take(1500) {
+            insert(&store, vector, tid).expect("inserted");
+        }
+        let report = assert_sound(&store, 1500);
+        assert!(report.reachable >= 1490, "{metric}: inserted, {} reachable", report.reachable);
+    }
+}
+
+#[test]
+fn a_scan_holds_no_more_pages_than_its_budget() {
+    let (store, rows) = (MemoryStore::new(), rows(2000, 41));
+    build(&store, Metric::L2, &rows, 1);
+    store.set_pin_budget(3);
+    assert!(recall(&store, Metric::L2, &rows, 60) >= 0.95);
+    assert_eq!(all_rows(&store, &vectors(1, 42)[0]).len(), rows.len());
+    insert(&store, &vectors(1, 43)[0], tid(90_000)).expect("inserted");
+}
+
+#[test]
+fn rows_without_a_place_come_last_and_go_with_vacuum() {
+    let (store, rows) = (MemoryStore::new(), rows(500, 44));
+    let mut builder = Builder::new(params(Metric::Cosine), BuildOptions::default());
+    for (&tid, vector) in &rows {
+        assert_eq!(builder.add(vector, tid).expect("added"), Added::Kept);
+    }
+    for i in 0..300 {
+        assert_eq!(builder.add_unplaced(tid(10_000 + i)), Added::Kept);
+    }
+    builder.finish(&store, &mut ()).expect("built");
+    for i in 300..700 {
+        insert_unplaced(&store, tid(10_000 + i)).expect("inserted");
+    }
+    let report = assert_sound(&store, 1200);
+    assert_eq!((report.unplaced, info(&store).expect("counted").unplaced), (700, 700));
+    let last_turns = || {
+        let query = &vectors(1, 45)[0];
+        let mut scan = Scan::open(&store, query, ScanOptions::default()).expect("opened");
+        let mut turns = Vec::new();
+        while let Some(hit) = scan.next().expect("scanned") {
+            turns.push(hit.turn);
+        }
+        let placed = turns.iter().take_while(|&&turn| turn != Turn::Unplaced).count();
+        assert!(turns[placed..].iter().all(|&turn| turn == Turn::Unplaced));
+        (placed, turns.len() - placed)
+    };
+    assert_eq!(last_turns(), (500, 700));
+    bulk_delete(&store, &mut |tid| tid.block >= 200 && tid.offset % 10 != 1).expect("deleted");
+    cleanup(&store).expect("cleaned");
+    assert_sound(&store, 570);
+    assert_eq!(last_turns(), (500, 70));
+    bulk_delete(&store, &mut |tid| tid.block >= 200).expect("deleted");
+    cleanup(&store).expect("cleaned");
+    assert_sound(&store, 500);
+    insert_unplaced(&store, tid(20_000)).expect("inserted");
+    assert_eq!(last_turns(), (500, 1));
+}

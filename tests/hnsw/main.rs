@@ -1,4 +1,6 @@
 //! The index's promises, on the memory store.
 
 mod common;
+mod concurrency;
+mod faults;
 mod lifecycle;

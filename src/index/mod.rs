@@ -1,0 +1,333 @@
+//! An index that lives in a directory: vectors under ids, found by nearness, safe across crashes.
+//!
+//! The same pages as in PostgreSQL (`crate::hnsw`) on a [`FileStore`], beside a second one with the
+//! rows: their ids and exact vectors, which searches rerank with.
+//!
+//! ```
+//! use distilface_core::hnsw::HnswParams;
+//! use distilface_core::index::Index;
+//! use distilface_core::vector::Metric;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("distilface-doc-{}", std::process::id()));
+//! # let _ = std::fs::remove_dir_all(&dir);
+//! let index = Index::create(&dir, HnswParams::parse(3, Metric::Cosine, 16, 64)?)?;
+//! index.add(7, &[1.0, 0.0, 0.2])?;
+//! index.add(8, &[0.0, 1.0, 0.1])?;
+//! index.sync()?;
+//!
+//! let nearest = index.search(&[0.9, 0.1, 0.0], 1)?;
+//! assert_eq!(nearest[0].id, 7);
+//!
+//! drop(index);
+//! let index = Index::open(&dir)?;
+//! index.remove(7)?;
+//! assert_eq!(index.search(&[0.9, 0.1, 0.0], 1)?[0].id, 8);
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Changes are seen by searches at once, and durable after [`Index::sync`]. After a crash the index
+//! is as it was at some moment since the last sync; [`Index::open`] brings rows and graph in line.
+//! An `Index` is used from many threads at once; one process has it open.
+
+mod rows;
+
+use crate::hnsw::{
+    self, Added, BuildOptions, Builder, HeapTid, HnswError, HnswParams, Scan, ScanOptions,
+};
+use crate::page::{FileStore, PageError, PageStore};
+use crate::vector::Metric;
+use parking_lot::RwLock;
+use rows::{Row, Rows};
+use std::path::Path;
+
+/// Removed rows, as a share of all, from which [`Index::remove`] starts a vacuum by itself: 1 in this
+/// many.
+const VACUUM_SHARE: usize = 5;
+/// Removed rows below which it does not.
+const VACUUM_MIN: usize = 1000;
+
+/// What went wrong in an index operation.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// There is something in the directory already.
+    #[error("{path} is not empty")]
+    Exists {
+        /// The directory.
+        path: String,
+    },
+    /// The id is there already.
+    #[error("id {id} is in the index already")]
+    Duplicate {
+        /// The id.
+        id: u64,
+    },
+    /// A vector with an infinite or undefined number.
+    #[error("dimension {at} of the vector is {got}")]
+    NotFinite {
+        /// Counted from 0.
+        at: usize,
+        /// What is there.
+        got: f32,
+    },
+    /// A vector of zeros has no direction.
+    #[error("a zero vector has no cosine distance")]
+    ZeroVector,
+    /// The graph.
+    #[error(transparent)]
+    Hnsw(#[from] HnswError),
+    /// The files.
+    #[error(transparent)]
+    Page(#[from] PageError),
+}
+
+/// A row that a search found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Match {
+    /// The id it was added under.
+    pub id: u64,
+    /// Its exact distance, in the metric's unit.
+    pub distance: f64,
+}
+
+/// Vectors under ids in a directory.
+pub struct Index {
+    params: HnswParams,
+    graph: FileStore,
+    rows: RwLock<Rows>,
+}
+
+impl Index {
+    /// Makes an index without rows in `dir`, which does not exist or is empty.
+    ///
+    /// # Errors
+    /// [`IndexError::Exists`]; what the file system raises.
+    pub fn create(dir: &Path, params: HnswParams) -> Result<Self, IndexError> {
+        Self::create_with(dir, params, BuildOptions::default(), std::iter::empty())
+    }
+
+    /// Makes an index of the rows in bulk: several times as fast as adding them one by one.
+    ///
+    /// # Errors
+    /// As [`Index::create`] and [`Index::add`].
+    pub fn create_with<'v>(
+        dir: &Path,
+        params: HnswParams,
+        options: BuildOptions,
+        vectors: impl IntoIterator<Item = (u64, &'v [f32])>,
+    ) -> Result<Self, IndexError> {
+        std::fs::create_dir_all(dir).map_err(PageError::Io)?;
+        let occupied = std::fs::read_dir(dir).map_err(PageError::Io)?.next().is_some();
+        if occupied {
+            return Err(IndexError::Exists { path: dir.display().to_string() });
+        }
+        let graph = FileStore::open(&dir.join("graph"))?;
+        let mut rows = Rows::create(FileStore::open(&dir.join("rows"))?, params.dims())?;
+        let mut builder = Some(Builder::new(params, options));
+        for (id, vector) in vectors {
+            check_vector(&params, vector)?;
+            let row = rows.add(id, vector)?.ok_or(IndexError::Duplicate { id })?;
+            if let Some(mut building) = builder.take() {
+                if building.add(vector, row.tid())? == Added::Kept {
+                    builder = Some(building);
+                    continue;
+                }
+                building.finish(&graph, &mut ())?;
+            }
+            hnsw::insert(&graph, vector, row.tid())?;
+        }
+        if let Some(builder) = builder {
+            builder.finish(&graph, &mut ())?;
+        }
+        rows.store().checkpoint()?;
+        graph.checkpoint()?;
+        Ok(Self { params, graph, rows: RwLock::new(rows) })
+    }
+
+    /// Opens the index in `dir`, after a crash too.
+    ///
+    /// # Errors
+    /// [`PageError::Io`] where it is missing or another process has it open; damaged files.
+    pub fn open(dir: &Path) -> Result<Self, IndexError> {
+        if !dir.join("graph").is_file() {
+            return Err(PageError::Io(std::io::ErrorKind::NotFound.into()).into());
+        }
+        let graph = FileStore::open(&dir.join("graph"))?;
+        let params = hnsw::info(&graph)?.params;
+        let rows = Rows::open(FileStore::open(&dir.join("rows"))?, params.dims())?;
+        let index = Self { params, graph, rows: RwLock::new(rows) };
+        index.reconcile()?;
+        Ok(index)
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`IndexError::Duplicate`]; [`IndexError::NotFinite`]; [`IndexError::ZeroVector`] with
+    /// [`Metric::Cosine`]; [`HnswError::Dims`]; what the files raise.
+    pub fn add(&self, id: u64, vector: &[f32]) -> Result<(), IndexError> {
+        check_vector(&self.params, vector)?;
+        let row = self.rows.write().add(id, vector)?.ok_or(IndexError::Duplicate { id })?;
+        hnsw::insert(&self.graph, vector, row.tid())?;
+        Ok(())
+    }
+
+    /// Removes a row; whether it was there. Searches no longer find it; its space is free after
+    /// [`Index::vacuum`], which runs by itself when a fifth of the rows is removed ones.
+    ///
+    /// # Errors
+    /// What the files raise.
+    pub fn remove(&self, id: u64) -> Result<bool, IndexError> {
+        let (removed, waiting, live) = {
+            let mut rows = self.rows.write();
+            (rows.remove(id)?, rows.removed(), rows.len())
+        };
+        if waiting >= VACUUM_MIN && waiting * VACUUM_SHARE >= waiting + live {
+            self.vacuum()?;
+        }
+        Ok(removed)
+    }
+
+    /// The `k` nearest rows, nearest first, with exact distances.
+    ///
+    /// # Errors
+    /// As [`Index::add`] for the query; damaged files.
+    pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Match>, IndexError> {
+        self.search_with(query, k, ScanOptions::default(), |_| true)
+    }
+
+    /// The `k` nearest rows of those that `filter` lets through: as many as there are, up to `k`,
+    /// unless `options` end the scan before.
+    ///
+    /// # Errors
+    /// As [`Index::search`].
+    pub fn search_with(
+        &self,
+        query: &[f32],
+        k: usize,
+        options: ScanOptions,
+        filter: impl Fn(u64) -> bool,
+    ) -> Result<Vec<Match>, IndexError> {
+        check_vector(&self.params, query)?;
+        let metric = self.params.metric();
+        let mut scan = Scan::open(&self.graph, query, options)?;
+        // Sorted nearest first. A row is final when no bound to come can be below its distance.
+        let mut nearest: Vec<Match> = Vec::new();
+        while k > 0
+            && let Some(hit) = scan.next()?
+        {
+            let is_full = nearest.len() >= k;
+            if is_full && nearest[k - 1].distance <= f64::from(hit.lower_bound) {
+                break;
+            }
+            let rows = self.rows.read();
+            let Some(id) = rows.id(Row::of(hit.heap_tid)).filter(|&id| filter(id)) else {
+                continue;
+            };
+            let distance = metric.distance(query, &rows.vector(Row::of(hit.heap_tid))?);
+            let at = nearest.partition_point(|other| other.distance <= distance);
+            nearest.insert(at, Match { id, distance });
+            nearest.truncate(k);
+        }
+        Ok(nearest)
+    }
+
+    /// Cuts removed rows out of the graph and frees their space.
+    ///
+    /// # Errors
+    /// What the files raise; the next vacuum goes on.
+    pub fn vacuum(&self) -> Result<(), IndexError> {
+        let removed = self.rows.read().removed_rows();
+        let is_dead = |tid: HeapTid| removed.contains(&Row::of(tid));
+        hnsw::bulk_delete(&self.graph, &mut { is_dead })?;
+        hnsw::cleanup(&self.graph)?;
+        // The rows' space is used again only when nothing in the graph can lead there after a crash.
+        self.graph.sync()?;
+        self.rows.write().free(&removed)?;
+        Ok(())
+    }
+
+    /// Makes every change up to now durable.
+    ///
+    /// # Errors
+    /// What the file system raises.
+    pub fn sync(&self) -> Result<(), IndexError> {
+        self.rows.read().store().sync()?;
+        self.graph.sync()?;
+        Ok(())
+    }
+
+    /// Rows in the index.
+    pub fn len(&self) -> usize {
+        self.rows.read().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the index was made with.
+    pub fn params(&self) -> &HnswParams {
+        &self.params
+    }
+
+    /// The vector of a row.
+    ///
+    /// # Errors
+    /// Damaged files.
+    pub fn vector(&self, id: u64) -> Result<Option<Vec<f32>>, IndexError> {
+        let rows = self.rows.read();
+        rows.row(id).map(|row| rows.vector(row)).transpose().map_err(IndexError::from)
+    }
+
+    /// The graph's pages, for [`hnsw::check`] and [`hnsw::info`].
+    pub fn graph(&self) -> &impl PageStore {
+        &self.graph
+    }
+
+    /// After a crash one file may be ahead of the other: adds rows that the graph lacks, and cuts
+    /// from it what no row stands behind.
+    fn reconcile(&self) -> Result<(), IndexError> {
+        let mut indexed = std::collections::HashSet::new();
+        let mut orphans = false;
+        {
+            let rows = self.rows.read();
+            hnsw::each_tid(&self.graph, &mut |tid| {
+                orphans |= rows.id(Row::of(tid)).is_none();
+                indexed.insert(Row::of(tid));
+            })?;
+        }
+        if orphans {
+            let rows = self.rows.read();
+            let mut is_dead = |tid: HeapTid| rows.id(Row::of(tid)).is_none();
+            hnsw::bulk_delete(&self.graph, &mut is_dead)?;
+            hnsw::cleanup(&self.graph)?;
+            drop(rows);
+            self.graph.sync()?;
+            let removed = self.rows.read().removed_rows();
+            self.rows.write().free(&removed)?;
+        }
+        let rows = self.rows.read();
+        for row in rows.live_rows().filter(|row| !indexed.contains(row)) {
+            hnsw::insert(&self.graph, &rows.vector(row)?, row.tid())?;
+        }
+        Ok(())
+    }
+}
+
+fn check_vector(params: &HnswParams, vector: &[f32]) -> Result<(), IndexError> {
+    if vector.len() != params.dims() {
+        let (expected, got) = (params.dims(), vector.len());
+        return Err(HnswError::Dims { expected, got }.into());
+    }
+    if let Some((at, &got)) = vector.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+        return Err(IndexError::NotFinite { at, got });
+    }
+    if params.metric() == Metric::Cosine && vector.iter().all(|&value| value == 0.0) {
+        return Err(IndexError::ZeroVector);
+    }
+    Ok(())
+}

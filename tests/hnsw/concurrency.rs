@@ -1,0 +1,136 @@
+//! Inserts, scans and vacuum at once. The page store's locks are real ones, and a deadlock would
+//! hang the test.
+
+use crate::common::*;
+use distilface_core::hnsw::*;
+use distilface_core::page::MemoryStore;
+use distilface_core::vector::Metric;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[test]
+fn rows_inserted_by_many_threads_at_once_are_all_found() {
+    let (store, rows) = (MemoryStore::new(), rows(2400, 11));
+    create_empty(&store, params(Metric::L2)).expect("created");
+    let all: Vec<_> = rows.iter().collect();
+    std::thread::scope(|scope| {
+        for part in all.chunks(all.len() / 8) {
+            let store = &store;
+            scope.spawn(move || {
+                for &(&tid, vector) in part {
+                    insert(store, vector, tid).expect("inserted");
+                }
+            });
+        }
+    });
+    assert_sound(&store, rows.len());
+    assert!(recall(&store, Metric::L2, &rows, 60) >= 0.95);
+    // Each row is the nearest to itself.
+    let options = ScanOptions::default();
+    let found = rows
+        .iter()
+        .filter(|&(&tid, vector)| search(&store, Metric::L2, &rows, vector, 1, options) == [tid])
+        .count();
+    assert!(found as f64 >= 0.997 * rows.len() as f64, "{found} of {} found", rows.len());
+}
+
+#[test]
+fn equal_rows_inserted_by_many_threads_are_kept_once_each() {
+    let store = MemoryStore::new();
+    create_empty(&store, params(Metric::Cosine)).expect("created");
+    let vectors = vectors(3, 12);
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (store, vectors) = (&store, &vectors);
+            scope.spawn(move || {
+                for i in 0..300 {
+                    let number = thread * 300 + i;
+                    insert(store, &vectors[number as usize % 3], tid(number)).expect("inserted");
+                }
+            });
+        }
+    });
+    assert_sound(&store, 1800);
+    assert_eq!(all_rows(&store, &vectors[0]).len(), 1800);
+}
+
+#[test]
+fn vacuum_beside_inserts_and_scans_loses_no_live_row() {
+    let (store, first) = (MemoryStore::new(), rows(2000, 13));
+    build(&store, Metric::L2, &first, 2);
+    let later: Vec<(HeapTid, Vec<f32>)> = vectors(1500, 14)
+        .into_iter()
+        .enumerate()
+        .map(|(i, vector)| (tid(100_000 + i as u32), vector))
+        .collect();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let inserters: Vec<_> = later
+            .chunks(500)
+            .map(|part| {
+                let store = &store;
+                scope.spawn(move || {
+                    for (tid, vector) in part {
+                        insert(store, vector, *tid).expect("inserted");
+                    }
+                })
+            })
+            .collect();
+        let (store, stop) = (&store, &stop);
+        scope.spawn(move || {
+            let queries = vectors(20, 15);
+            while !stop.load(Ordering::Relaxed) {
+                for query in &queries {
+                    let mut scan =
+                        Scan::open(store, query, ScanOptions::default()).expect("opened");
+                    for _ in 0..30 {
+                        scan.next().expect("scanned").expect("more rows than these");
+                    }
+                }
+            }
+        });
+        // A tenth of the first rows goes in each round; the entry point will be among them.
+        for round in 0..10 {
+            let number = |tid: HeapTid| tid.block * 50 + u32::from(tid.offset) - 1;
+            let dead = |tid| number(tid) < 100_000 && number(tid) % 10 == round && round < 9;
+            bulk_delete(store, &mut |tid| dead(tid)).expect("deleted");
+            cleanup(store).expect("cleaned");
+        }
+        for inserter in inserters {
+            inserter.join().expect("no panic");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let mut rows: Rows = first;
+    rows.retain(|tid, _| (tid.block * 50 + u32::from(tid.offset) - 1) % 10 == 9);
+    rows.extend(later);
+    assert_sound(&store, rows.len());
+    let expected: Vec<HeapTid> = rows.keys().copied().collect();
+    assert_eq!(all_rows(&store, &vectors(1, 16)[0]), expected);
+    assert!(recall(&store, Metric::L2, &rows, 100) >= 0.95);
+}
+
+#[test]
+fn a_scan_that_meets_refilled_slots_hands_out_only_what_is_there() {
+    let (store, rows) = (MemoryStore::new(), rows(1200, 17));
+    build(&store, Metric::L2, &rows, 1);
+    let query = &vectors(1, 18)[0];
+    let mut scan = Scan::open(&store, query, ScanOptions::default()).expect("opened");
+    for _ in 0..20 {
+        scan.next().expect("scanned").expect("a row");
+    }
+    // Everything goes and comes back elsewhere, as a standby's scan may see it.
+    let dead: HashSet<HeapTid> = rows.keys().copied().filter(|tid| tid.block % 2 == 0).collect();
+    bulk_delete(&store, &mut |tid| dead.contains(&tid)).expect("deleted");
+    cleanup(&store).expect("cleaned");
+    for (i, vector) in vectors(600, 19).iter().enumerate() {
+        insert(&store, vector, tid(500_000 + i as u32)).expect("inserted");
+    }
+    let mut seen = HashSet::new();
+    while let Some(hit) = scan.next().expect("scanned") {
+        seen.insert(hit.heap_tid);
+    }
+    let live = rows.keys().filter(|tid| tid.block % 2 == 1).count();
+    let found = seen.iter().filter(|tid| tid.block % 2 == 1 && tid.block < 100).count();
+    assert!(found >= live - 20, "{found} of {live} live rows");
+}
