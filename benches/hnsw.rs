@@ -2,6 +2,7 @@
 //!
 //! `cargo bench -p distilface-core --bench hnsw -- DIR [NAME]` reads `DIR/NAME.f32` (rows of 384
 //! little-endian floats) and `DIR/1k_queries.f32`; without DIR it makes clustered random vectors.
+//! `THREADS`, `METRIC` and `STORAGE` (`plain`, `sketched`) in the environment choose what is built.
 //! Rows are reranked as PostgreSQL's executor does it: a row waits until the scan's bound has passed
 //! its exact distance.
 
@@ -28,6 +29,11 @@ fn main() {
         std::env::var("METRIC").map_or(Metric::Cosine, |m| m.parse().expect("a metric"));
     let params = HnswParams::parse(DIMS, metric, DEFAULT_M.into(), DEFAULT_EF_CONSTRUCTION.into())
         .expect("valid parameters");
+    let params = match std::env::var("STORAGE").as_deref() {
+        Ok("plain") => params.with_storage(Storage::Plain).expect("fits"),
+        _ => params,
+    };
+    println!("storage {}", params.storage().name());
     let rows: Vec<&[f32]> = rows.chunks(DIMS).collect();
     let queries: Vec<&[f32]> = queries.chunks(DIMS).collect();
     let truth: Vec<Vec<u32>> = queries.iter().map(|q| exact(metric, &rows, q)).collect();
@@ -48,8 +54,20 @@ fn main() {
         cpu_seconds() - cpu_before
     );
 
+    let copy = store.snapshot();
+    let started = cpu_seconds();
+    for (i, query) in queries.iter().enumerate() {
+        let tid = HeapTid { block: 10_000_000 + i as u32, offset: 1 };
+        insert(&copy, query, tid).expect("inserted");
+    }
+    println!("insert {:.0} us of CPU each", (cpu_seconds() - started) / queries.len() as f64 * 1e6);
+    let started = cpu_seconds();
+    bulk_delete(&copy, &mut |tid| tid.block % 10 == 0).expect("deleted");
+    let cleaned = cleanup(&copy).expect("cleaned");
+    println!("vacuum of a tenth {:.1} s of CPU, {cleaned:?}", cpu_seconds() - started);
+    drop(copy);
     println!("ef    recall@10  cpu us/q  pages  nodes  rows");
-    for ef_search in [10, 14, 18, 20, 30, 36, 40, 50, 60, 80, 120, 160] {
+    for ef_search in [10, 20, 30, 40, 50, 60, 80, 100, 120, 160] {
         let options = ScanOptions { ef_search, ..ScanOptions::default() };
         let mut best = f64::MAX;
         let (mut found, mut pages, mut nodes, mut fetched) = (0, 0, 0, 0);

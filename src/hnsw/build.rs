@@ -8,11 +8,12 @@
 //! Rows whose codes are equal share a node.
 
 use super::HnswError;
-use super::code::Code;
+use super::code::{Code, Scorer};
 use super::graph::{Graph, Scratch, draw_level, mix};
 use super::layout::{Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut};
 use super::order::{SlotUse, place_nodes};
-use super::params::HnswParams;
+use super::params::{HnswParams, Storage};
+use super::sketch::Sketch;
 use crate::page::{MAX_TXN_PAGES, PageError, PageStore, PageTxn};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -136,7 +137,7 @@ impl Builder {
         if self.bytes + node_bytes + scratch > self.options.memory_limit && self.rows > 0 {
             return Ok(Added::MemoryFull);
         }
-        let code = Code::new(self.params.metric(), vector);
+        let code = Code::new(&self.params, vector);
         self.rows += 1;
         let hash = hash_code(&code);
         if let Some(&node) = self.by_hash.get(&hash) {
@@ -305,8 +306,16 @@ impl Builder {
         mut page: PageMut<'_>,
     ) -> Result<(), PageError> {
         let attrs = vec![0; self.params.attr_len()];
+        let scorer = Scorer::new(self.params.link_metric());
         let links_of = |node, level| -> Vec<Link> {
-            let to_link = |other: u32| Link { id: plan.node_ids[other as usize], generation: 0 };
+            let base = self.graph.code(node);
+            let to_link = |other: u32| {
+                let mut link = Link::new(plan.node_ids[other as usize], 0);
+                if layout.storage() == Storage::Sketched && level == 0 {
+                    link.sketch = Sketch::new(&scorer, base, self.graph.code(other));
+                }
+                link
+            };
             self.graph.links(node, level).map(to_link).collect()
         };
         for (at, slot) in slots.iter().enumerate() {

@@ -14,6 +14,8 @@
 //! exact distance comes from.
 
 use super::layout::SlotView;
+use super::params::{HnswParams, Storage};
+use super::rotate::{ROUNDING, rotate};
 use crate::vector::{Kernels, Metric, quantize_i8};
 
 /// Relative rounding that a bound leaves room for: thrice what a kernel may be off by, since an
@@ -30,17 +32,11 @@ pub(crate) struct Code {
 }
 
 impl Code {
-    /// Quantizes a vector of finite numbers for `metric`.
-    pub(crate) fn new(metric: Metric, vector: &[f32]) -> Self {
+    /// Quantizes a vector of finite numbers.
+    pub(crate) fn new(params: &HnswParams, vector: &[f32]) -> Self {
+        let metric = params.metric();
         let mut codes = vec![0; vector.len()].into_boxed_slice();
-        let normalized;
-        let x = match metric {
-            Metric::Cosine => {
-                normalized = normalize(vector);
-                &normalized[..]
-            }
-            _ => vector,
-        };
+        let x = &prepare(params, vector)[..];
         let quantized = quantize_i8(x, &mut codes);
         let squares = Kernels::get().dot_i8(&codes, &codes);
         let (scale, error) = match metric {
@@ -49,6 +45,7 @@ impl Code {
             _ => refit(x, &codes, squares),
         };
         let norm = (f64::from(scale) * f64::from(squares).sqrt()) as f32;
+        let error = error + rotation_error(params, norm + error);
         Self { codes, scale, norm, error }
     }
 
@@ -59,6 +56,27 @@ impl Code {
     /// Whether two rows can share a node: the codes stand for one and the same vector.
     pub(crate) fn same_point(&self, slot: &SlotView<'_>) -> bool {
         self.scale.to_bits() == slot.scale().to_bits() && *self.codes == *slot.codes()
+    }
+}
+
+/// The vector that is quantized or compared: of length 1 for cosine, rotated where there are
+/// sketches.
+fn prepare(params: &HnswParams, vector: &[f32]) -> Vec<f32> {
+    let mut x = match params.metric() {
+        Metric::Cosine => normalize(vector),
+        _ => vector.to_vec(),
+    };
+    if params.storage() == Storage::Sketched {
+        rotate(&mut x);
+    }
+    x
+}
+
+/// What rotating a vector of that length may be off by.
+fn rotation_error(params: &HnswParams, length: f32) -> f32 {
+    match params.storage() {
+        Storage::Sketched => length * ROUNDING,
+        Storage::Plain => 0.0,
     }
 }
 
@@ -115,6 +133,12 @@ impl Scorer {
         Self { metric, kernels: Kernels::get() }
     }
 
+    /// Squared Euclidean distance between the vectors that two codes stand for.
+    pub(crate) fn euclidean_squared(&self, a: CodeRef<'_>, b: CodeRef<'_>) -> f32 {
+        let product = a.scale * b.scale * self.kernels.dot_i8(a.codes, b.codes) as f32;
+        finite(a.norm * a.norm + b.norm * b.norm - 2.0 * product)
+    }
+
     /// Between two codes.
     #[inline]
     pub(crate) fn distance(&self, a: CodeRef<'_>, b: CodeRef<'_>) -> f32 {
@@ -144,6 +168,8 @@ pub(crate) struct Query {
     scorer: Scorer,
     vector: Box<[f32]>,
     norm: f32,
+    /// What rotating it may be off by.
+    error: f32,
 }
 
 /// A slot's distance from the query.
@@ -157,13 +183,26 @@ pub(crate) struct Score {
 
 impl Query {
     /// `vector` holds finite numbers.
-    pub(crate) fn new(metric: Metric, vector: &[f32]) -> Self {
-        let vector = match metric {
-            Metric::Cosine => normalize(vector),
-            _ => vector.to_vec(),
-        };
+    pub(crate) fn new(params: &HnswParams, vector: &[f32]) -> Self {
+        let vector = prepare(params, vector);
         let norm = (crate::vector::norm(&vector) as f32).next_up();
-        Self { scorer: Scorer::new(metric), vector: vector.into(), norm }
+        let error = rotation_error(params, norm);
+        Self { scorer: Scorer::new(params.metric()), vector: vector.into(), norm, error }
+    }
+
+    /// To find a new node's neighbors with, by [`HnswParams::link_metric`].
+    pub(crate) fn for_links(params: &HnswParams, vector: &[f32]) -> Self {
+        let query = Self::new(params, vector);
+        Self { scorer: Scorer::new(params.link_metric()), ..query }
+    }
+
+    pub(crate) fn vector(&self) -> &[f32] {
+        &self.vector
+    }
+
+    /// The metric's distance, as compared by, for each unit of squared Euclidean distance.
+    pub(crate) fn per_euclidean_squared(&self) -> f32 {
+        if self.scorer.metric == Metric::Cosine { 0.5 } else { 1.0 }
     }
 
     #[inline]
@@ -174,6 +213,7 @@ impl Query {
     #[inline]
     pub(crate) fn score_code(&self, codes: &[i8], scale: f32, norm: f32, error: f32) -> Score {
         let kernels = self.scorer.kernels;
+        let error = error + self.error;
         let (distance, lower_bound) = match self.scorer.metric {
             Metric::L2 => {
                 let squared = kernels.l2_squared_f32_i8(&self.vector, codes, scale);
@@ -214,8 +254,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn score(metric: Metric, query: &[f32], x: &[f32]) -> Score {
-        let code = Code::new(metric, x);
-        Query::new(metric, query).score_code(&code.codes, code.scale, code.norm, code.error)
+        let params = HnswParams::parse(x.len(), metric, 2, 8).expect("valid");
+        let code = Code::new(&params, x);
+        Query::new(&params, query).score_code(&code.codes, code.scale, code.norm, code.error)
     }
 
     proptest! {

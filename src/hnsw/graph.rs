@@ -52,7 +52,7 @@ impl Graph {
     pub(crate) fn new(params: HnswParams) -> Self {
         Self {
             params,
-            scorer: Scorer::new(params.metric()),
+            scorer: Scorer::new(params.link_metric()),
             nodes: Vec::new(),
             codes: Vec::new(),
             base: Vec::new(),
@@ -227,8 +227,7 @@ impl Graph {
 
     /// Makes every node reachable on level 0, once all are linked and trimmed: a node that no path
     /// from the entry point leads to gets a link from the nearest of those that a search for it
-    /// finds. Pruning can leave such nodes behind, mostly where vectors of different norms are
-    /// compared by inner product.
+    /// finds. Pruning can leave a few such nodes behind.
     pub(crate) fn connect(
         &self,
         scratch: &mut Scratch,

@@ -19,11 +19,12 @@ use super::layout::{
     Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, PageView, SlotState,
     SlotView,
 };
+use super::params::Storage;
 use super::search::{Discarded, Found, Reader, Search, read_meta};
 use super::select::select_neighbors;
+use super::sketch::Sketch;
 use super::space::{Allocation, allocate};
 use crate::page::{LockMode, PageStore, PageTxn};
-use crate::vector::Metric;
 
 /// The nearest nodes whose codes are compared with the new one's.
 const TWINS_TRIED: usize = 4;
@@ -57,10 +58,10 @@ pub fn insert<S: PageStore>(
         let layout = Layout::new(&meta.params);
         let number = mix(u64::from(tid.block) << 16 | u64::from(tid.offset));
         let level = draw_level(meta.seed, number, meta.params.m()).min(layout.max_level());
-        let code = Code::new(meta.params.metric(), vector);
+        let code = Code::new(&meta.params, vector);
         let mut insertion = Insertion {
-            scorer: Scorer::new(meta.params.metric()),
-            query: Query::new(meta.params.metric(), vector),
+            scorer: Scorer::new(meta.params.link_metric()),
+            query: Query::for_links(&meta.params, vector),
             links: Links::new(store, layout, &meta),
             meta,
             code,
@@ -198,8 +199,11 @@ impl<S: PageStore> Insertion<'_, S> {
             for found in &nearest_first {
                 candidates.add(&mut self.links.reader, found.node, |_, _| found.distance)?;
             }
-            neighbors[usize::from(level)] =
-                candidates.select(&self.scorer, params.max_links(level));
+            neighbors[usize::from(level)] = candidates.select(
+                &self.scorer,
+                params.max_links(level),
+                self.links.sketch_base(level, self.code.as_ref()),
+            );
             if level > 0 {
                 search.restart(&mut self.links.reader, params.ef_construction());
             }
@@ -214,7 +218,7 @@ impl<S: PageStore> Insertion<'_, S> {
         let upper_slots = usize::from(self.level).div_ceil(per_slot);
         let Allocation { mut txn, slots } =
             allocate(self.links.reader.store, &layout, 1 + upper_slots, &[])?;
-        let node = Link { id: slots[0].0, generation: slots[0].1 };
+        let node = Link::new(slots[0].0, slots[0].1);
         let upper_id = |part: usize| slots.get(part + 1).map_or(NIL, |slot| slot.0);
         let attrs = vec![0; self.meta.params.attr_len()];
         for (i, &(id, _)) in slots.iter().enumerate() {
@@ -312,8 +316,13 @@ impl Candidates {
         self.scales.push((code.scale, code.norm));
     }
 
-    /// The neighbors by Algorithm 4, at most `max`.
-    pub(crate) fn select(&mut self, scorer: &Scorer, max: usize) -> Vec<Link> {
+    /// The neighbors by Algorithm 4, at most `max`, with sketches of the edges from `base`.
+    pub(crate) fn select(
+        &mut self,
+        scorer: &Scorer,
+        max: usize,
+        base: Option<CodeRef<'_>>,
+    ) -> Vec<Link> {
         let Self { nodes, links, codes, scales } = self;
         if links.is_empty() {
             return Vec::new();
@@ -326,14 +335,18 @@ impl Candidates {
         };
         let mut picked = Vec::with_capacity(max);
         select_neighbors(nodes, max, &mut picked, |a, b| scorer.distance(code(a), code(b)));
-        picked.into_iter().map(|i| links[i as usize]).collect()
+        let to_link = |i: u32| {
+            let link = links[i as usize];
+            let sketch = base.map(|base| Sketch::new(scorer, base, code(i)));
+            Link { sketch: sketch.unwrap_or_default(), ..link }
+        };
+        picked.into_iter().map(to_link).collect()
     }
 }
 
 /// Changes of links and postings, shared by insert and vacuum.
 pub(crate) struct Links<'s, S: PageStore> {
     pub(crate) reader: Reader<'s, S>,
-    metric: Metric,
     scorer: Scorer,
     max_links: [usize; 2],
     current: Vec<Link>,
@@ -343,8 +356,7 @@ impl<'s, S: PageStore> Links<'s, S> {
     pub(crate) fn new(store: &'s S, layout: Layout, meta: &Meta) -> Self {
         Self {
             reader: Reader::new(store, layout),
-            metric: meta.params.metric(),
-            scorer: Scorer::new(meta.params.metric()),
+            scorer: Scorer::new(meta.params.link_metric()),
             max_links: [meta.params.max_links(0), meta.params.max_links(1)],
             current: Vec::new(),
         }
@@ -356,6 +368,28 @@ impl<'s, S: PageStore> Links<'s, S> {
 
     pub(crate) fn max_links(&self, level: u8) -> usize {
         self.max_links[usize::from(level.min(1))]
+    }
+
+    /// The code that links on `level` need sketches of edges from, where they have some.
+    pub(crate) fn sketch_base<'c>(&self, level: u8, base: CodeRef<'c>) -> Option<CodeRef<'c>> {
+        (self.reader.layout.storage() == Storage::Sketched && level == 0).then_some(base)
+    }
+
+    /// The link with a sketch of its edge from `base`, where links have some.
+    fn sketched(
+        &mut self,
+        base: Link,
+        level: u8,
+        node: Link,
+        code: CodeRef<'_>,
+    ) -> Result<Link, HnswError> {
+        if self.reader.layout.storage() == Storage::Plain || level > 0 {
+            return Ok(node);
+        }
+        let scorer = self.scorer;
+        let sketch =
+            self.reader.slot(base.id, |slot| Sketch::new(&scorer, CodeRef::of_slot(slot), code))?;
+        Ok(Link { sketch, ..node })
     }
 
     /// Adds `node` to the links of `base` on `level`, pruned by Algorithm 4 where they are full.
@@ -376,12 +410,9 @@ impl<'s, S: PageStore> Links<'s, S> {
                 return Ok(true);
             }
             let mut wanted = current.clone();
-            wanted.push(node);
+            wanted.push(self.sketched(base, level, node, code.as_ref())?);
             if wanted.len() > max {
-                wanted = self.prune(base, &current, node, code, max)?;
-                if self.metric == Metric::InnerProduct && level == 0 {
-                    self.keep_reachable(&current, &mut wanted)?;
-                }
+                wanted = self.prune(base, level, &current, node, code, max)?;
                 if !wanted.contains(&node) && wanted.len() == current.len() {
                     self.current = current;
                     return Ok(false);
@@ -396,31 +427,11 @@ impl<'s, S: PageStore> Links<'s, S> {
         Ok(false)
     }
 
-    /// Puts back a neighbor that pruning dropped and that none of the kept ones leads to, in place of
-    /// one that others do lead to. By inner product the nodes of small norm are nobody's nearest, so
-    /// that pruning alone would cut off a fifth of them.
-    fn keep_reachable(&mut self, current: &[Link], wanted: &mut [Link]) -> Result<(), HnswError> {
-        let mut list = Vec::new();
-        for &dropped in current.iter().filter(|link| !wanted.contains(link)).collect::<Vec<_>>() {
-            let mut is_led_to = false;
-            for &other in wanted.iter() {
-                self.reader.links(other, 0, &mut list)?;
-                if list.contains(&dropped) {
-                    is_led_to = true;
-                    break;
-                }
-            }
-            if !is_led_to && let Some(at) = self.redundant_link(wanted)? {
-                wanted[at] = dropped;
-            }
-        }
-        Ok(())
-    }
-
     /// Makes one of `bases` link to `node` on level 0 whatever the heuristic says: the first with
     /// room, or else the first with a link whose target another of its neighbors leads to as well,
     /// which makes way. Without either the node is left to the sweep of scans.
     pub(crate) fn link_from_any(&mut self, bases: &[Link], node: Link) -> Result<bool, HnswError> {
+        let Some(code) = self.copy_code(node)? else { return Ok(false) };
         let mut current = Vec::new();
         for replace in [false, true] {
             for &base in bases {
@@ -435,7 +446,7 @@ impl<'s, S: PageStore> Links<'s, S> {
                         let Some(at) = redundant else { break };
                         wanted.remove(at);
                     }
-                    wanted.push(node);
+                    wanted.push(self.sketched(base, 0, node, code.as_ref())?);
                     if self.replace_links(base, place, 0, &current, &wanted)? {
                         return Ok(true);
                     }
@@ -459,6 +470,7 @@ impl<'s, S: PageStore> Links<'s, S> {
     fn prune(
         &mut self,
         base: Link,
+        level: u8,
         current: &[Link],
         node: Link,
         code: &Code,
@@ -474,7 +486,7 @@ impl<'s, S: PageStore> Links<'s, S> {
         }
         let distance = scorer.distance(base_code.as_ref(), code.as_ref());
         candidates.add_code(node, code.as_ref(), distance);
-        Ok(candidates.select(&scorer, max))
+        Ok(candidates.select(&scorer, max, self.sketch_base(level, base_code.as_ref())))
     }
 
     /// A copy of a node's code, or `None` where it is gone.

@@ -8,7 +8,8 @@
 //! was made for (modulo 256). A link whose generation differs leads nowhere. That is a matter of
 //! graph quality only: whoever follows a link scores, and emits, what the slot holds now.
 
-use super::params::HnswParams;
+use super::params::{HnswParams, Storage};
+use super::sketch::{SKETCH_LEN, Sketch};
 use crate::page::{BlockNumber, PAGE_CONTENT, PageError};
 use crate::vector::Metric;
 
@@ -45,6 +46,7 @@ pub(crate) struct Layout {
     dims: usize,
     m: usize,
     attr_len: usize,
+    storage: Storage,
     slot_size: usize,
     slots_per_page: usize,
 }
@@ -56,10 +58,28 @@ impl Layout {
     pub(crate) fn new(params: &HnswParams) -> Self {
         let (dims, m, attr_len) = (params.dims(), params.m(), params.attr_len());
         // Wide enough for one level's links as well, which lie in slots of their own.
-        let node = SLOT_HEADER_LEN + 2 * m * 5 + dims + attr_len;
+        let storage = params.storage();
+        let sketches = if storage == Storage::Sketched { 2 * m * SKETCH_LEN } else { 0 };
+        let node = SLOT_HEADER_LEN + 2 * m * 5 + sketches + dims + attr_len;
         let slot_size = node.next_multiple_of(8);
         let slots_per_page = (Self::PAGE_ROOM / slot_size).min(MAX_SLOTS);
-        Self { dims, m, attr_len, slot_size, slots_per_page }
+        Self { dims, m, attr_len, storage, slot_size, slots_per_page }
+    }
+
+    pub(crate) fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Where a node's sketches begin, and its code when they are over.
+    fn sketches_at(&self) -> usize {
+        SLOT_HEADER_LEN + 10 * self.m
+    }
+
+    fn codes_at(&self) -> usize {
+        match self.storage {
+            Storage::Plain => self.sketches_at(),
+            Storage::Sketched => self.sketches_at() + 2 * self.m * SKETCH_LEN,
+        }
     }
 
     pub(crate) fn slot_size(&self) -> usize {
@@ -171,6 +191,7 @@ impl Meta {
         put_u32(page, 28, self.page_end);
         put_u32(page, 32, self.nodes);
         page[36] = self.dead_pending.into();
+        page[37] = self.params.storage().code();
         put_u64(page, 40, self.seed);
         put_u32(page, 48, self.unplaced);
     }
@@ -198,6 +219,7 @@ impl Meta {
             get_u16(page, 8).into(),
             get_u16(page, 10).into(),
         )
+        .and_then(|params| params.with_storage(Storage::from_code(page[37])))
         .and_then(|params| params.with_attr_len(get_u16(page, 12)))
         .map_err(|e| corrupt("valid parameters", e.to_string()))?;
         let entry = match get_u32(page, 16) {
@@ -255,11 +277,33 @@ impl SlotState {
     }
 }
 
-/// A link to a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A link to a node. Two are equal when they lead to the same node.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Link {
     pub(crate) id: u32,
     pub(crate) generation: u8,
+    /// Of the edge that the link stands for; see [`Storage::Sketched`].
+    pub(crate) sketch: Sketch,
+}
+
+impl Link {
+    pub(crate) fn new(id: u32, generation: u8) -> Self {
+        Self { id, generation, sketch: Sketch::default() }
+    }
+}
+
+impl PartialEq for Link {
+    fn eq(&self, other: &Self) -> bool {
+        (self.id, self.generation) == (other.id, other.generation)
+    }
+}
+
+impl Eq for Link {}
+
+impl std::hash::Hash for Link {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.id, self.generation).hash(state);
+    }
 }
 
 /// A node page's content, checked to be one.
@@ -399,14 +443,21 @@ impl<'p> SlotView<'p> {
 
     #[inline]
     pub(crate) fn codes(&self) -> &'p [i8] {
-        let start = SLOT_HEADER_LEN + self.layout.m * 10;
+        let start = self.layout.codes_at();
         bytemuck::cast_slice(&self.bytes[start..start + self.layout.dims])
     }
 
     /// A node's links on level 0.
     pub(crate) fn links(&self) -> impl Iterator<Item = Link> + use<'p> {
         let (bytes, cap) = (self.bytes, 2 * self.layout.m);
-        read_links(&bytes[SLOT_HEADER_LEN..SLOT_HEADER_LEN + 5 * cap], cap, bytes[3])
+        let (start, end) = (self.layout.sketches_at(), self.layout.codes_at());
+        let sketches = bytes[start..end].as_chunks::<SKETCH_LEN>().0;
+        read_links(&bytes[SLOT_HEADER_LEN..start], cap, bytes[3]).enumerate().map(
+            move |(i, link)| {
+                let sketch = sketches.get(i).map_or(link.sketch, |bytes| Sketch(*bytes));
+                Link { sketch, ..link }
+            },
+        )
     }
 
     /// An upper or posting slot's node; [`NIL`] for postings of rows without one.
@@ -461,7 +512,7 @@ impl<'p> SlotView<'p> {
 /// Links lie as all ids, then all generations.
 fn read_links(area: &[u8], cap: usize, count: u8) -> impl Iterator<Item = Link> + use<'_> {
     (0..usize::from(count).min(cap))
-        .map(move |i| Link { id: get_u32(area, 4 * i), generation: area[4 * cap + i] })
+        .map(move |i| Link::new(get_u32(area, 4 * i), area[4 * cap + i]))
 }
 
 /// A node page's content, to be changed.
@@ -540,7 +591,7 @@ impl SlotMut<'_> {
         put_u32(self.bytes, 20, node.scale.to_bits());
         put_u32(self.bytes, 24, node.norm.to_bits());
         put_u32(self.bytes, 28, node.error.to_bits());
-        let start = SLOT_HEADER_LEN + self.layout.m * 10;
+        let start = self.layout.codes_at();
         let end = start + self.layout.dims;
         self.bytes[start..end].copy_from_slice(bytemuck::cast_slice(node.codes));
         self.bytes[end..end + node.attrs.len()].copy_from_slice(node.attrs);
@@ -610,6 +661,11 @@ impl SlotMut<'_> {
         let cap = 2 * self.layout.m;
         self.bytes[3] = links.len() as u8;
         write_links(&mut self.bytes[SLOT_HEADER_LEN..SLOT_HEADER_LEN + 5 * cap], cap, links);
+        let (start, end) = (self.layout.sketches_at(), self.layout.codes_at());
+        let sketches = self.bytes[start..end].as_chunks_mut::<SKETCH_LEN>().0;
+        for (place, link) in sketches.iter_mut().zip(links) {
+            *place = link.sketch.0;
+        }
     }
 
     /// Replaces an upper slot's links on `level`, which it holds; at most m.

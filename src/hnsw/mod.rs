@@ -24,9 +24,11 @@ mod insert;
 mod layout;
 mod order;
 mod params;
+mod rotate;
 mod scan;
 mod search;
 mod select;
+mod sketch;
 mod space;
 mod tag;
 mod vacuum;
@@ -37,7 +39,7 @@ pub use insert::{Inserted, insert, insert_unplaced};
 pub use layout::{FORMAT_VERSION, HeapTid};
 pub use params::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_EF_SEARCH, DEFAULT_M, EF_CONSTRUCTION_RANGE, EF_SEARCH_RANGE,
-    HnswParams, M_RANGE, ParamsError,
+    HnswParams, M_RANGE, ParamsError, Storage,
 };
 pub use scan::{Hit, Iterative, Scan, ScanOptions, ScanStats, Turn};
 pub use tag::{MAX_TAG, read_tag, write_tag};

@@ -1,6 +1,7 @@
 //! Index parameters, checked once: everything downstream takes a [`HnswParams`] as it is.
 
 use super::layout::Layout;
+use super::sketch::BITS;
 use crate::vector::{MAX_DIMS, Metric};
 
 /// Links per node on the upper levels, as pgvector allows.
@@ -24,6 +25,40 @@ pub struct HnswParams {
     m: u16,
     ef_construction: u16,
     attr_len: u16,
+    storage: Storage,
+}
+
+/// What lies beside a link on level 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// Nothing: every neighbor of an expanded node is read. The smallest index.
+    Plain,
+    /// A sketch of the edge (`sketch.rs`): only neighbors that are likely to be near are read. Twice
+    /// the size, half the page accesses. For L2 and cosine with 128 dimensions or more.
+    Sketched,
+}
+
+impl Storage {
+    /// The number that stands for it on disk.
+    pub fn code(self) -> u8 {
+        match self {
+            Storage::Plain => 0,
+            Storage::Sketched => 1,
+        }
+    }
+
+    /// The inverse of [`Storage::code`]; anything but 0 and 1 is refused by what it is checked with.
+    pub(crate) fn from_code(code: u8) -> Self {
+        if code == 0 { Storage::Plain } else { Storage::Sketched }
+    }
+
+    /// The name as in `WITH (storage = …)`: `plain`, `sketched`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Storage::Plain => "plain",
+            Storage::Sketched => "sketched",
+        }
+    }
 }
 
 /// Parameters that no index can have.
@@ -48,6 +83,16 @@ pub enum ParamsError {
         slot_size: usize,
         /// Bytes that a page has for nodes.
         page_room: usize,
+    },
+    /// Sketches of edges need a metric that a rotation keeps, and dimensions to take signs from.
+    #[error(
+        "storage = sketched needs l2 or cosine and at least {BITS} dimensions, got {metric} and {dims}"
+    )]
+    Sketched {
+        /// The metric asked for.
+        metric: Metric,
+        /// Dimensions asked for.
+        dims: usize,
     },
     /// `m` out of range.
     #[error("m must be between 2 and 100, got {got}")]
@@ -95,7 +140,31 @@ impl HnswParams {
             let expected = 2 * m_checked;
             return Err(ParamsError::EfConstructionBelowM { expected, got: ef_construction });
         }
-        Self { dims: dims as u16, metric, m: m_checked, ef_construction, attr_len: 0 }.fitting()
+        let storage = Storage::Plain;
+        let plain =
+            Self { dims: dims as u16, metric, m: m_checked, ef_construction, attr_len: 0, storage }
+                .fitting()?;
+        // The faster storage where it can be had.
+        Ok(plain.with_storage(Storage::Sketched).unwrap_or(plain))
+    }
+
+    /// The same with another storage. [`HnswParams::parse`] chooses [`Storage::Sketched`] where it
+    /// can.
+    ///
+    /// # Errors
+    /// [`ParamsError::Sketched`] where there can be no sketches; [`ParamsError::TooWide`].
+    pub fn with_storage(self, storage: Storage) -> Result<Self, ParamsError> {
+        let (metric, dims) = (self.metric, self.dims());
+        let can_sketch = matches!(metric, Metric::L2 | Metric::Cosine) && dims >= BITS;
+        if storage == Storage::Sketched && !can_sketch {
+            return Err(ParamsError::Sketched { metric, dims });
+        }
+        Self { storage, ..self }.fitting()
+    }
+
+    /// What lies beside a link.
+    pub fn storage(&self) -> Storage {
+        self.storage
     }
 
     /// The same with `attr_len` bytes for filter columns at the end of each node.
@@ -127,6 +196,16 @@ impl HnswParams {
     /// How distance is measured.
     pub fn metric(&self) -> Metric {
         self.metric
+    }
+
+    /// How the distance of linked nodes is measured. For inner product it is L2: by inner product a
+    /// vector of small norm is nobody's nearest, and pruning would cut off a tenth of the nodes
+    /// where norms differ; where they do not, the two order alike.
+    pub(crate) fn link_metric(&self) -> Metric {
+        match self.metric {
+            Metric::InnerProduct => Metric::L2,
+            metric => metric,
+        }
     }
 
     /// Most links of a node on each upper level; level 0 has twice as many.

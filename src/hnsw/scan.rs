@@ -134,7 +134,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
         let stats = ScanStats { pages: 1, ..ScanStats::default() };
         Ok(Self {
             reader: Reader::new(store, Layout::new(&meta.params)),
-            query: Query::new(meta.params.metric(), query),
+            query: Query::new(&meta.params, query),
             options,
             search: Search::new(match options.iterative {
                 Iterative::Off => Discarded::Forget,
@@ -297,7 +297,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
             }
             let layout = self.reader.layout;
             let visited: Vec<bool> = (0..layout.slots_per_page())
-                .map(|slot| self.reader.is_visited(blkno, slot))
+                .map(|slot| self.reader.is_scored(blkno, slot))
                 .collect();
             if visited.iter().all(|&visited| visited) {
                 continue;

@@ -7,10 +7,12 @@
 //!
 //! Neither pins nor locks outlive a call from outside.
 
-use super::code::{Query, Score};
+use super::code::{CodeRef, Query, Score};
 use super::layout::{
     Entry, HeapTid, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
 };
+use super::params::Storage;
+use super::sketch::Estimator;
 use crate::page::{BlockNumber, PageError, PagePin, PageStore};
 use crate::vector::prefetch;
 use std::cmp::{Ordering, Reverse};
@@ -44,9 +46,10 @@ pub(crate) struct Reader<'s, S: PageStore> {
 struct CachedPage<'s, S: PageStore + 's> {
     blkno: BlockNumber,
     pin: Option<S::Pin<'s>>,
+    /// Slots that links led to or that were scored.
     visited: [u64; 4],
-    /// Whether all of its nodes were scored.
-    whole: bool,
+    /// Slots that were scored.
+    scored: [u64; 4],
 }
 
 impl<'s, S: PageStore> Reader<'s, S> {
@@ -80,18 +83,16 @@ impl<'s, S: PageStore> Reader<'s, S> {
     pub(crate) fn forget_visited(&mut self) {
         for page in &mut self.pages {
             page.visited = [0; 4];
-            page.whole = false;
+            page.scored = [0; 4];
         }
     }
 
-    /// Marks every slot of the page, the first time only; gives what was marked before.
-    fn visit_rest(&mut self, blkno: BlockNumber) -> Option<[u64; 4]> {
+    /// Marks every slot of the page as scored; gives what was marked before.
+    fn score_rest(&mut self, blkno: BlockNumber) -> [u64; 4] {
         let at = self.entry(blkno);
         let page = &mut self.pages[at];
-        if std::mem::replace(&mut page.whole, true) {
-            return None;
-        }
-        Some(std::mem::replace(&mut page.visited, [u64::MAX; 4]))
+        page.visited = [u64::MAX; 4];
+        std::mem::replace(&mut page.scored, [u64::MAX; 4])
     }
 
     #[inline]
@@ -99,7 +100,7 @@ impl<'s, S: PageStore> Reader<'s, S> {
         let next = self.pages.len() as u32;
         let at = *self.index.entry(blkno).or_insert(next);
         if at == next {
-            self.pages.push(CachedPage { blkno, pin: None, visited: [0; 4], whole: false });
+            self.pages.push(CachedPage { blkno, pin: None, visited: [0; 4], scored: [0; 4] });
         }
         at as usize
     }
@@ -115,10 +116,21 @@ impl<'s, S: PageStore> Reader<'s, S> {
         fresh
     }
 
-    /// Whether the slot is marked.
-    pub(crate) fn is_visited(&self, blkno: BlockNumber, slot: usize) -> bool {
+    /// Marks the slot as scored; whether it was not before.
+    #[inline]
+    fn score(&mut self, id: u32) -> bool {
+        let slot = self.layout.slot_of(id);
+        let at = self.entry(self.layout.block_of(id));
+        let word = &mut self.pages[at].scored[slot / 64];
+        let fresh = *word >> (slot % 64) & 1 == 0;
+        *word |= 1 << (slot % 64);
+        fresh
+    }
+
+    /// Whether the slot was scored.
+    pub(crate) fn is_scored(&self, blkno: BlockNumber, slot: usize) -> bool {
         let Some(&at) = self.index.get(&blkno) else { return false };
-        self.pages[at as usize].visited[slot / 64] >> (slot % 64) & 1 == 1
+        self.pages[at as usize].scored[slot / 64] >> (slot % 64) & 1 == 1
     }
 
     fn pin(&mut self, blkno: BlockNumber) -> Result<usize, PageError> {
@@ -326,7 +338,7 @@ impl Found {
         Self {
             distance: score.distance,
             lower_bound: score.lower_bound,
-            node: Link { id, generation: slot.generation() },
+            node: Link::new(id, slot.generation()),
             live: slot.state() == SlotState::Live,
             tid: slot.tid(),
             posting: slot.posting(),
@@ -369,7 +381,7 @@ pub(crate) enum Discarded {
 
 /// A best-first search on one level, which can go on after it has stopped.
 pub(crate) struct Search {
-    /// Scored, not expanded.
+    /// To be expanded, or first to be scored.
     queue: BinaryHeap<Reverse<Candidate>>,
     /// The nearest live nodes not handed out, farthest first.
     window: Vec<Found>,
@@ -378,24 +390,47 @@ pub(crate) struct Search {
     evicted: BinaryHeap<Reverse<Found>>,
     /// Scored nodes that were too far for window and queue.
     far: Vec<Found>,
+    /// Nodes whose estimate was too far for the queue.
+    far_estimated: Vec<Candidate>,
     /// The nearest node scored, dead ones too.
     nearest: Option<Found>,
     visited: u64,
     since_interrupt: u32,
     links: Vec<Link>,
     scored: Vec<Found>,
-    whole: bool,
+    estimator: Estimator,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
+    /// The node's distance, or an estimate of it.
     distance: f32,
-    node: Link,
+    id: u32,
+    generation: u8,
+    step: Step,
+}
+
+/// What is next for a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Its distance is an estimate from a sketch: its page is read when its turn comes.
+    Score,
+    /// Its distance is known: its neighbors are looked at when its turn comes.
+    Expand,
 }
 
 impl Candidate {
+    fn scored(found: &Found) -> Self {
+        let Link { id, generation, .. } = found.node;
+        Self { distance: found.distance, id, generation, step: Step::Expand }
+    }
+
+    fn estimated(distance: f32, link: &Link) -> Self {
+        Self { distance, id: link.id, generation: link.generation, step: Step::Score }
+    }
+
     fn key(&self) -> (f32, u32) {
-        (self.distance, self.node.id)
+        (self.distance, self.id)
     }
 }
 
@@ -428,12 +463,13 @@ impl Search {
             discarded,
             evicted: BinaryHeap::new(),
             far: Vec::new(),
+            far_estimated: Vec::new(),
             nearest: None,
             visited: 0,
             since_interrupt: 0,
             links: Vec::new(),
             scored: Vec::new(),
-            whole: false,
+            estimator: Estimator::default(),
         }
     }
 
@@ -449,7 +485,7 @@ impl Search {
 
     /// Whether every node that can be reached was scored.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.queue.is_empty() && self.far.is_empty()
+        self.queue.is_empty() && self.far.is_empty() && self.far_estimated.is_empty()
     }
 
     /// Whether live nodes wait outside the window.
@@ -466,8 +502,8 @@ impl Search {
         entry: Entry,
         to_level: u8,
     ) -> Result<(), PageError> {
-        let start = Link { id: entry.id, generation: entry.generation };
-        self.score_links(reader, query, entry.level, vec![start])?;
+        let start = Link::new(entry.id, entry.generation);
+        self.score_links(reader, query, vec![start])?;
         self.consider_scored(1);
         for level in (to_level + 1..=entry.level).rev() {
             self.run(reader, query, level, 1)?;
@@ -482,6 +518,7 @@ impl Search {
         self.queue.clear();
         self.evicted.clear();
         self.far.clear();
+        self.far_estimated.clear();
         if self.window.is_empty() {
             self.window.extend(self.nearest);
         }
@@ -489,8 +526,8 @@ impl Search {
         self.window.drain(..surplus);
         for found in &self.window {
             reader.visit(found.node.id);
-            let candidate = Candidate { distance: found.distance, node: found.node };
-            self.queue.push(Reverse(candidate));
+            reader.score(found.node.id);
+            self.queue.push(Reverse(Candidate::scored(found)));
         }
         self.window.retain(|found| found.live);
     }
@@ -513,13 +550,88 @@ impl Search {
                 self.since_interrupt = 0;
                 reader.store.check_interrupts()?;
             }
-            let mut links = std::mem::take(&mut self.links);
-            if reader.links(candidate.node, level, &mut links)?.is_some() {
-                links = self.score_links(reader, query, level, links)?;
-                self.consider_scored(ef);
+            match candidate.step {
+                Step::Score => self.score_page(reader, query, level, &candidate)?,
+                Step::Expand => self.expand(reader, query, level, ef, &candidate)?,
+            }
+            self.consider_scored(ef);
+        }
+        Ok(())
+    }
+
+    /// Scores a node's neighbors, or estimates their distances where links have sketches.
+    fn expand<S: PageStore>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        query: &Query,
+        level: u8,
+        ef: usize,
+        candidate: &Candidate,
+    ) -> Result<(), PageError> {
+        self.scored.clear();
+        let node = Link::new(candidate.id, candidate.generation);
+        let mut links = std::mem::take(&mut self.links);
+        if level > 0 || reader.layout.storage() == Storage::Plain {
+            if reader.links(node, level, &mut links)?.is_some() {
+                links = self.score_links(reader, query, links)?;
             }
             self.links = links;
+            return Ok(());
         }
+        links.clear();
+        let estimator = &mut self.estimator;
+        reader.slot(node.id, |slot| {
+            if slot.state().is_node() && slot.generation() == node.generation {
+                estimator.prepare(query, CodeRef::of_slot(slot), candidate.distance);
+                links.extend(slot.links());
+            }
+        })?;
+        let worst = (self.window.len() >= ef).then(|| self.window[0].distance);
+        for link in &links {
+            if !reader.visit(link.id) {
+                continue;
+            }
+            let candidate = Candidate::estimated(self.estimator.estimate(&link.sketch), link);
+            if worst.is_none_or(|worst| candidate.distance < worst) {
+                self.queue.push(Reverse(candidate));
+            } else if self.discarded == Discarded::Keep {
+                self.far_estimated.push(candidate);
+            }
+        }
+        self.links = links;
+        Ok(())
+    }
+
+    /// Scores all nodes on a candidate's page: reading the page cost more than scoring them does,
+    /// and nodes share a page because they are near to each other.
+    fn score_page<S: PageStore>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        query: &Query,
+        level: u8,
+        candidate: &Candidate,
+    ) -> Result<(), PageError> {
+        self.scored.clear();
+        let layout = reader.layout;
+        let blkno = layout.block_of(candidate.id);
+        if reader.is_scored(blkno, layout.slot_of(candidate.id)) {
+            return Ok(());
+        }
+        let scored_before = reader.score_rest(blkno);
+        reader.page(blkno, |page| {
+            for slot in page.slots() {
+                let (at, slot) = slot?;
+                if scored_before[at / 64] >> (at % 64) & 1 == 0
+                    && slot.state().is_node()
+                    && slot.level() >= level
+                    && let Some(id) = layout.id(blkno, at)
+                {
+                    self.scored.push(Found::new(id, &slot, query.score(&slot)));
+                }
+            }
+            Ok(())
+        })?;
+        self.visited += self.scored.len() as u64;
         Ok(())
     }
 
@@ -527,11 +639,12 @@ impl Search {
     pub(crate) fn widen(&mut self, ef: usize) {
         self.window.sort_unstable_by(|a, b| b.cmp(a));
         for found in std::mem::take(&mut self.far) {
-            self.queue.push(Reverse(Candidate { distance: found.distance, node: found.node }));
+            self.queue.push(Reverse(Candidate::scored(&found)));
             if found.live {
                 self.evicted.push(Reverse(found));
             }
         }
+        self.queue.extend(self.far_estimated.drain(..).map(Reverse));
         while self.window.len() < ef
             && let Some(Reverse(found)) = self.evicted.pop()
         {
@@ -551,7 +664,6 @@ impl Search {
         &mut self,
         reader: &mut Reader<'_, S>,
         query: &Query,
-        level: u8,
         mut links: Vec<Link>,
     ) -> Result<Vec<Link>, PageError> {
         self.scored.clear();
@@ -561,7 +673,9 @@ impl Search {
         let layout = reader.layout;
         for group in links.chunk_by(|a, b| layout.block_of(a.id) == layout.block_of(b.id)) {
             let blkno = layout.block_of(group[0].id);
-            let rest = if self.whole { reader.visit_rest(blkno) } else { None };
+            for link in group {
+                reader.score(link.id);
+            }
             reader.page(blkno, |page| {
                 for link in group {
                     prefetch(page.slot_bytes(layout.slot_of(link.id)));
@@ -570,18 +684,6 @@ impl Search {
                     let slot = page.slot(layout.slot_of(link.id))?;
                     if slot.state().is_node() && slot.generation() == link.generation {
                         self.scored.push(Found::new(link.id, &slot, query.score(&slot)));
-                    }
-                }
-                let Some(visited) = rest else { return Ok(()) };
-                for slot in page.slots() {
-                    let (at, slot) = slot?;
-                    let fresh = visited[at / 64] >> (at % 64) & 1 == 0;
-                    if fresh
-                        && slot.state().is_node()
-                        && slot.level() >= level
-                        && let Some(id) = layout.id(blkno, at)
-                    {
-                        self.scored.push(Found::new(id, &slot, query.score(&slot)));
                     }
                 }
                 Ok(())
@@ -603,7 +705,7 @@ impl Search {
                 }
                 continue;
             }
-            self.queue.push(Reverse(Candidate { distance: found.distance, node: found.node }));
+            self.queue.push(Reverse(Candidate::scored(found)));
             if !found.live {
                 continue;
             }

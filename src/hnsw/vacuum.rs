@@ -514,7 +514,7 @@ impl<S: PageStore> Cleanup<'_, S> {
             let id = layout.id(blkno, at).ok_or(HnswError::Full)?;
             match slot.state() {
                 SlotState::Live => lists.push(LinkList {
-                    node: Link { id, generation: slot.generation() },
+                    node: Link::new(id, slot.generation()),
                     level: 0,
                     links: slot.links().collect(),
                 }),
@@ -523,7 +523,7 @@ impl<S: PageStore> Cleanup<'_, S> {
                         let links: Vec<Link> = slot.upper_links(level).collect();
                         if links.iter().any(|link| self.dead.contains(link.id)) {
                             // The owner's generation is looked up when the list is repaired.
-                            let node = Link { id: slot.owner(), generation: 0 };
+                            let node = Link::new(slot.owner(), 0);
                             lists.push(LinkList { node, level, links });
                         }
                     }
@@ -607,7 +607,7 @@ impl<S: PageStore> Cleanup<'_, S> {
             }
         }
         let max = self.links.max_links(level);
-        Ok(candidates.select(&scorer, max))
+        Ok(candidates.select(&scorer, max, self.links.sketch_base(level, code.as_ref())))
     }
 
     /// Makes the nearest neighbors of a node that nothing leads to link to it.

@@ -6,7 +6,8 @@ use distilface_core::vector::Metric;
 use rand::prelude::*;
 use std::collections::BTreeMap;
 
-pub const DIMS: usize = 48;
+/// Wide enough for sketches with L2 and cosine; inner product and L1 are stored plain.
+pub const DIMS: usize = 128;
 
 /// Live rows by heap TID, what an index is compared with.
 pub type Rows = BTreeMap<HeapTid, Vec<f32>>;
@@ -33,7 +34,8 @@ pub fn vectors(count: usize, seed: u64) -> Vec<Vec<f32>> {
 }
 
 fn point(rng: &mut StdRng) -> Vec<f32> {
-    (0..DIMS).map(|_| rng.random_range(-1.0..1.0)).collect()
+    // Variances fall off, as those of embeddings do.
+    (0..DIMS).map(|i| rng.random_range(-1.0..1.0) / (1.0 + i as f32 / 8.0)).collect()
 }
 
 pub fn rows(count: usize, seed: u64) -> Rows {

@@ -133,7 +133,7 @@ fn flipped_bits_give_errors_and_never_a_panic_or_an_endless_loop() {
             // Headers of pages and slots are where a flip does most.
             let at = match rng.random_range(0..3) {
                 0 => rng.random_range(0..48),
-                1 => 32 + rng.random_range(0..50) * 160 + rng.random_range(0..112),
+                1 => 32 + rng.random_range(0..15) * 528 + rng.random_range(0..112),
                 _ => rng.random_range(0..PAGE_CONTENT),
             };
             let bit = 1u8 << rng.random_range(0..8);
@@ -187,7 +187,7 @@ fn the_verifier_reports_planted_faults() {
     let (store, rows) = (MemoryStore::new(), rows(300, 32));
     build(&store, Metric::L2, &rows, 1);
     assert_sound(&store, rows.len());
-    // Offsets as `docs/on-disk-format.md` has them, for 48 dimensions and m = 8.
+    // Offsets as `docs/on-disk-format.md` has them, for 128 dimensions and m = 8.
     const PAGE: u32 = 2;
     const SLOT: usize = 32;
     let plant = |name: &str, expected: &str, change: &dyn Fn(&mut [u8])| {
@@ -204,7 +204,7 @@ fn the_verifier_reports_planted_faults() {
         page.copy_within(SLOT + 32..SLOT + 36, SLOT + 36);
     });
     plant("heap TID twice", "is there twice", &|page| {
-        page.copy_within(SLOT + 4..SLOT + 10, SLOT + 160 + 4);
+        page.copy_within(SLOT + 4..SLOT + 10, SLOT + 528 + 4);
     });
     plant("level without links", "links on 0 upper levels", &|page| page[SLOT + 2] = 3);
     plant("slot state", "a slot's state", &|page| page[SLOT] = 77);
