@@ -16,7 +16,7 @@
 use super::memory::MemoryTxn;
 use super::{
     BlockNumber, LockMode, MAX_TXN_PAGES, MemoryStore, PAGE_CONTENT, PAGE_HEADER, PAGE_SIZE,
-    PageError, PagePin, PageStore, PageTxn, UpdateLock,
+    PageError, PagePin, PageStore, PageTxn, UpdateLock, Wait,
 };
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::BTreeSet;
@@ -267,6 +267,10 @@ impl PageStore for FileStore {
 
     fn lock_updates(&self, mode: LockMode) -> Result<UpdateLock<'_>, PageError> {
         self.memory.lock_updates(mode)
+    }
+
+    fn lock_maintenance(&self, wait: Wait) -> Result<Option<UpdateLock<'_>>, PageError> {
+        self.memory.lock_maintenance(wait)
     }
 
     fn check_interrupts(&self) -> Result<(), PageError> {

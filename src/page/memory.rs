@@ -31,6 +31,7 @@ impl Default for MemoryStore {
         Self {
             pages: RwLock::default(),
             updates: Arc::default(),
+            maintenance: Arc::default(),
             clock: AtomicU64::new(0),
             reuse_held: AtomicBool::new(false),
             interrupted: AtomicBool::new(false),
