@@ -9,7 +9,7 @@ COMMENT ON ACCESS METHOD distilface_hnsw IS 'HNSW index for nearest neighbors';
 CREATE FUNCTION distilface_index_info(index regclass,
 	OUT format_version integer, OUT dimensions integer, OUT metric text, OUT m integer,
 	OUT ef_construction integer, OUT pages bigint, OUT nodes bigint, OUT dead_nodes bigint,
-	OUT free_slots bigint, OUT heap_tids bigint, OUT levels bigint[], OUT links bigint,
+	OUT free_slots bigint, OUT heap_tids bigint, OUT unplaced bigint, OUT levels bigint[], OUT links bigint,
 	OUT bytes_per_node bigint, OUT page_locality double precision)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'distilface_index_info_wrapper'

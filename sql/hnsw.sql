@@ -1,7 +1,8 @@
--- Operator classes of distilface_hnsw over embedding. Strategy 1 is the operator to order by. Support
--- function 1 tells the access method what it indexes: the low byte of its result is the metric (1 L2,
--- 2 inner product, 3 cosine, 4 L1), the next byte how the column's type holds its numbers (0 single
--- precision, as embedding and pgvector's vector; 1 half precision, as pgvector's halfvec).
+-- Operator classes of distilface_hnsw over embedding. Strategy 1 is the operator to order by; strategy
+-- 2 the same with rows that have no distance in front. Support function 1 tells the access method what
+-- it indexes: the low byte of its result is the metric (1 L2, 2 inner product, 3 cosine, 4 L1), the
+-- next byte what the column's values are (0 vectors of single precision, as embedding and pgvector's
+-- vector; 1 of half precision, as pgvector's halfvec; 2 text).
 
 CREATE FUNCTION embedding_hnsw_l2(internal) RETURNS integer
 	AS 'MODULE_PATHNAME', 'embedding_hnsw_l2_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
@@ -30,16 +31,27 @@ CREATE OPERATOR CLASS embedding_ip_ops
 	FOR TYPE embedding USING distilface_hnsw AS
 	OPERATOR 1 <#> (embedding, embedding) FOR ORDER BY float_ops,
 	FUNCTION 1 embedding_hnsw_ip(internal);
+-- ORDER BY distilface_similarity(e, q) DESC puts rows without a similarity first. The planner's hook
+-- serves it by this operator, whose name users need not know.
+CREATE FUNCTION embedding_cosine_undefined_first(embedding, embedding) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'embedding_cosine_undefined_first_wrapper'
+	LANGUAGE C IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE COST 4;
+CREATE OPERATOR <?=> (
+	LEFTARG = embedding, RIGHTARG = embedding, PROCEDURE = embedding_cosine_undefined_first
+);
+COMMENT ON OPERATOR <?=> (embedding, embedding) IS 'cosine distance, -Infinity where there is none';
+
 CREATE OPERATOR CLASS embedding_cosine_ops
 	DEFAULT FOR TYPE embedding USING distilface_hnsw AS
 	OPERATOR 1 <=> (embedding, embedding) FOR ORDER BY float_ops,
+	OPERATOR 2 <?=> (embedding, embedding) FOR ORDER BY float_ops,
 	FUNCTION 1 embedding_hnsw_cosine(internal);
 CREATE OPERATOR CLASS embedding_l1_ops
 	FOR TYPE embedding USING distilface_hnsw AS
 	OPERATOR 1 <+> (embedding, embedding) FOR ORDER BY float_ops,
 	FUNCTION 1 embedding_hnsw_l1(internal);
 
--- Text indexed directly: the index embeds by itself. A second byte of 2 says that the column is text.
+-- Text indexed directly: the index embeds by itself.
 CREATE FUNCTION text_semantic_column(internal) RETURNS integer
 	AS 'MODULE_PATHNAME', 'text_semantic_column_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 
@@ -53,7 +65,16 @@ CREATE OPERATOR <=> (
 );
 COMMENT ON OPERATOR <=> (text, text) IS 'cosine distance of a passage and a query by the default model';
 
+CREATE FUNCTION distilface_distance_undefined_first(text, text) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'distilface_distance_undefined_first_wrapper'
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL SAFE COST 80000;
+CREATE OPERATOR <?=> (
+	LEFTARG = text, RIGHTARG = text, PROCEDURE = distilface_distance_undefined_first
+);
+COMMENT ON OPERATOR <?=> (text, text) IS 'cosine distance, -Infinity where there is none';
+
 CREATE OPERATOR CLASS text_semantic_ops
 	DEFAULT FOR TYPE text USING distilface_hnsw AS
 	OPERATOR 1 <=> (text, text) FOR ORDER BY float_ops,
+	OPERATOR 2 <?=> (text, text) FOR ORDER BY float_ops,
 	FUNCTION 1 text_semantic_column(internal);

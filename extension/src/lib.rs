@@ -26,4 +26,5 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     pg::am::options::define();
     pg::statement::install();
+    pg::am::similarity::install();
 }

@@ -30,6 +30,15 @@ pub enum Iterative {
     RelaxedOrder,
 }
 
+/// Where the rows come that have no distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnplacedRows {
+    /// Before all others, as in an order with NULLS FIRST.
+    First,
+    /// After all others.
+    Last,
+}
+
 /// How a scan runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanOptions {
@@ -40,6 +49,8 @@ pub struct ScanOptions {
     /// Nodes scored after which the search goes no further; 0 for no limit. The rows known by then
     /// are still handed out.
     pub max_scan_tuples: u64,
+    /// Where the rows come that have no distance.
+    pub unplaced: UnplacedRows,
 }
 
 impl Default for ScanOptions {
@@ -48,6 +59,7 @@ impl Default for ScanOptions {
             ef_search: super::DEFAULT_EF_SEARCH,
             iterative: Iterative::StrictOrder,
             max_scan_tuples: 0,
+            unplaced: UnplacedRows::Last,
         }
     }
 }
@@ -59,8 +71,8 @@ pub enum Turn {
     InOrder,
     /// It was found when rows behind it had been handed out already.
     Late,
-    /// It has no distance (a NULL, or a zero vector under cosine) and comes after all others; its
-    /// bound is infinite.
+    /// It has no distance (a NULL, or a zero vector under cosine) and comes after all others with a
+    /// bound of infinity, or before them with negative infinity, as [`UnplacedRows`] says.
     Unplaced,
 }
 
@@ -180,6 +192,9 @@ impl<'s, S: PageStore> Scan<'s, S> {
                 return Ok(Some(hit));
             }
             match self.phase {
+                Phase::NotStarted if self.options.unplaced == UnplacedRows::First => {
+                    self.phase = Phase::Unplaced(self.meta.unplaced);
+                }
                 Phase::NotStarted => self.start()?,
                 Phase::InOrder => {
                     self.refill()?;
@@ -203,16 +218,26 @@ impl<'s, S: PageStore> Scan<'s, S> {
                     None if self.options.iterative == Iterative::Off || self.is_over_limit() => {
                         self.phase = Phase::Over;
                     }
+                    None if self.options.unplaced == UnplacedRows::First => {
+                        self.phase = Phase::Over;
+                    }
                     None => self.phase = Phase::Unplaced(self.meta.unplaced),
                 },
+                Phase::Unplaced(NIL) if self.options.unplaced == UnplacedRows::First => {
+                    self.start()?;
+                }
                 Phase::Unplaced(NIL) => self.phase = Phase::Over,
                 Phase::Unplaced(place) => {
                     self.tids.clear();
                     let next = self.reader.posting_slot(NIL, place, &mut self.tids)?;
                     self.unplaced_slots += 1;
                     let is_cycle = self.unplaced_slots > MAX_CHAIN;
-                    self.phase = if is_cycle { Phase::Over } else { Phase::Unplaced(next) };
-                    let (lower_bound, turn) = (f32::INFINITY, Turn::Unplaced);
+                    self.phase = Phase::Unplaced(if is_cycle { NIL } else { next });
+                    let lower_bound = match self.options.unplaced {
+                        UnplacedRows::First => f32::NEG_INFINITY,
+                        UnplacedRows::Last => f32::INFINITY,
+                    };
+                    let turn = Turn::Unplaced;
                     let hit = |&heap_tid| Hit { heap_tid, lower_bound, turn };
                     self.pending.extend(self.tids.iter().map(hit));
                 }

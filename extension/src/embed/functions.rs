@@ -74,6 +74,15 @@ fn distilface_distance(passage: &[u8], query: &[u8]) -> Option<f64> {
     Some(Metric::Cosine.distance(&passage, &query))
 }
 
+/// The same for an order in which rows without a distance come first: strategy 2.
+#[pg_extern(sql = false)]
+fn distilface_distance_undefined_first(passage: Option<&[u8]>, query: Option<&[u8]>) -> f64 {
+    passage
+        .zip(query)
+        .and_then(|(passage, query)| distilface_distance(passage, query))
+        .unwrap_or(f64::NEG_INFINITY)
+}
+
 #[pg_extern(sql = false)]
 fn distilface_token_count_default(text: &[u8]) -> i32 {
     token_count(registry::default_model(), text)

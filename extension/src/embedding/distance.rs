@@ -32,8 +32,21 @@ fn embedding_l1_distance(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
 }
 
 #[pg_extern(sql = false)]
-fn distilface_similarity_embedding(a: EmbeddingRef, b: EmbeddingRef) -> f32 {
-    (1.0 - distance(Metric::Cosine, &a, &b)) as f32
+fn distilface_similarity_embedding(a: EmbeddingRef, b: EmbeddingRef) -> Option<f32> {
+    let distance = distance(Metric::Cosine, &a, &b);
+    // A zero vector is similar to nothing, and NaN would be more than any similarity.
+    (!distance.is_nan()).then_some((1.0 - distance) as f32)
+}
+
+/// Cosine distance for an order in which rows without one come first, as NULL does in a descending
+/// order of similarity: strategy 2 of `embedding_cosine_ops`.
+#[pg_extern(sql = false)]
+fn embedding_cosine_undefined_first(a: Option<EmbeddingRef>, b: Option<EmbeddingRef>) -> f64 {
+    let distance = match (a, b) {
+        (Some(a), Some(b)) => distance(Metric::Cosine, &a, &b),
+        _ => f64::NAN,
+    };
+    if distance.is_nan() { f64::NEG_INFINITY } else { distance }
 }
 
 #[inline]

@@ -198,6 +198,14 @@ impl PageStore for SharedBuffers {
         }
     }
 
+    /// An equal share of the buffers for each process that may exist, so that scans of all of them
+    /// together cannot pin the whole pool.
+    fn pin_budget(&self) -> usize {
+        // SAFETY: both are fixed when the server starts.
+        let (buffers, backends) = unsafe { (pg_sys::NBuffers, pg_sys::MaxBackends) };
+        usize::try_from(buffers / backends.max(1)).unwrap_or(0).clamp(16, 512)
+    }
+
     fn reuse_stamp(&self) -> u64 {
         // SAFETY: reads shared memory under PostgreSQL's own lock.
         unsafe { pg_sys::ReadNextFullTransactionId() }.value

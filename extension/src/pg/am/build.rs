@@ -68,6 +68,8 @@ struct Build {
     /// Rows whose texts are embedded together.
     waiting: Vec<(HeapTid, String)>,
     waiting_bytes: usize,
+    /// Rows without a vector that came before the first vector.
+    early: Vec<HeapTid>,
 }
 
 /// Builds the index of a filled or empty table.
@@ -87,6 +89,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         indexed: 0,
         waiting: Vec::new(),
         waiting_bytes: 0,
+        early: Vec::new(),
     };
     if let Some(dims) = build.source.dims(index) {
         build.phase = Phase::Memory(Box::new(new_builder(index, dims)));
@@ -152,6 +155,7 @@ unsafe extern "C-unwind" fn build_callback(
     let (build, is_null, value, tid) =
         unsafe { (&mut *state.cast::<Build>(), *is_null, *values, heap_tid(*tid)) };
     if is_null {
+        build.add(None, tid);
         return;
     }
     match build.source {
@@ -186,16 +190,27 @@ impl Build {
         progress(PROGRESS_TUPLES_DONE, self.indexed as i64);
     }
 
-    /// Puts a row's vector into the graph; a row without one stays out.
+    /// Puts a row's vector into the graph, or the row alone where it has none.
     fn add(&mut self, vector: Option<&[f32]>, tid: HeapTid) {
-        let Some(vector) = vector else { return };
         self.indexed += 1;
         let index = self.index;
         if let Phase::Start = self.phase {
+            let Some(vector) = vector else {
+                self.early.push(tid);
+                return;
+            };
             self.phase = Phase::Memory(Box::new(new_builder(index, vector.len())));
+            for tid in std::mem::take(&mut self.early) {
+                self.add(None, tid);
+                self.indexed -= 1;
+            }
         }
         if let Phase::Memory(builder) = &mut self.phase {
-            match builder.add(vector, tid).unwrap_or_else(|error| raise(&index, error)) {
+            let added = match vector {
+                Some(vector) => builder.add(vector, tid),
+                None => Ok(builder.add_unplaced(tid)),
+            };
+            match added.unwrap_or_else(|error| raise(&index, error)) {
                 Added::Kept => return,
                 Added::MemoryFull => {}
             }
@@ -210,7 +225,11 @@ impl Build {
             .notice();
             progress(PROGRESS_SUBPHASE, PHASE_INSERT);
         }
-        hnsw::insert(&self.store, vector, tid).unwrap_or_else(|error| raise(&index, error));
+        match vector {
+            Some(vector) => hnsw::insert(&self.store, vector, tid).map(|_| ()),
+            None => hnsw::insert_unplaced(&self.store, tid),
+        }
+        .unwrap_or_else(|error| raise(&index, error));
     }
 
     /// Writes the graph that is in memory to pages.

@@ -128,8 +128,8 @@ impl Column {
     }
 
     /// The vector, where it has a place in the index. A zero vector has no direction, so that it has
-    /// none where directions are compared: as in pgvector, the index leaves it out; a sort puts it
-    /// last, its distance being NaN.
+    /// none where directions are compared: the index keeps such rows aside and gives them last, as a
+    /// sort does, their distance being NaN.
     pub fn placed(self, vector: &[f32]) -> Option<&[f32]> {
         let placed = self.metric != Metric::Cosine || vector.iter().any(|&x| x != 0.0);
         placed.then_some(vector)

@@ -9,7 +9,7 @@ use distilface_core::page::{LockMode, PageStore};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// Inserts one row's vector; NULL is not indexed.
+/// Inserts one row's vector, or the row alone where it has none.
 #[pg_guard]
 #[expect(clippy::too_many_arguments, reason = "PostgreSQL's signature")]
 pub unsafe extern "C-unwind" fn aminsert(
@@ -23,30 +23,36 @@ pub unsafe extern "C-unwind" fn aminsert(
     _index_info: *mut pg_sys::IndexInfo,
 ) -> bool {
     // SAFETY: PostgreSQL's own arguments: an open index of one column, its value and a valid tid.
-    let (index, value, tid) = unsafe {
-        if *is_null {
-            return false;
-        }
-        (IndexRelation::new(index), *values, heap_tid(*tid))
-    };
+    let (index, value, tid) =
+        unsafe { (IndexRelation::new(index), (!*is_null).then(|| *values), heap_tid(*tid)) };
     let store = index.store(Logging::Generic);
     let has_pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0;
     // Only a column of vectors has an index without pages.
     let source = if has_pages { Source::of(index, &store) } else { Source::for_build(index) };
-    // SAFETY: the value is of the column's type.
-    unsafe {
-        source.with_passage(value, |vector| {
-            let Some(vector) = vector else { return };
-            lay_first_page(index, &store, vector.len());
-            hnsw::insert(&store, vector, tid).unwrap_or_else(|error| raise(&index, error));
-        });
+    let insert = |vector: Option<&[f32]>| {
+        match vector {
+            Some(vector) => {
+                lay_first_page(index, &store, vector.len());
+                hnsw::insert(&store, vector, tid).map(|_| ())
+            }
+            None if has_pages => hnsw::insert_unplaced(&store, tid),
+            // There is no page yet, nor a vector to tell what its pages must hold.
+            None => Ok(()),
+        }
+        .unwrap_or_else(|error| raise(&index, error));
+    };
+    match value {
+        // SAFETY: the value is of the column's type.
+        Some(value) => unsafe { source.with_passage(value, insert) },
+        None => insert(None),
     }
     // The result matters to unique indexes only.
     false
 }
 
 /// An index over a column without declared dimensions, created while the table was empty, has no
-/// page until its first row tells the dimensions.
+/// page until its first vector tells the dimensions. Rows without a vector that came before are not
+/// in it.
 fn lay_first_page(index: IndexRelation, store: &impl PageStore, dims: usize) {
     let page_count = || store.page_count().unwrap_or_else(|error| raise(&index, error.into()));
     if page_count() > 0 {

@@ -16,6 +16,7 @@ mod insert;
 pub mod inspect;
 pub mod options;
 mod scan;
+pub mod similarity;
 mod vacuum;
 mod vectors;
 

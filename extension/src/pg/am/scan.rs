@@ -5,11 +5,12 @@
 
 use super::index::{IndexRelation, item_pointer};
 use super::raise;
+use super::similarity::UNDEFINED_FIRST;
 use super::vectors::Source;
 use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::report::Report;
-use distilface_core::hnsw::{self, Iterative, Scan, ScanOptions};
+use distilface_core::hnsw::{self, Iterative, Scan, ScanOptions, Turn, UnplacedRows};
 use distilface_core::page::PageStore;
 use pgrx::PgMemoryContexts;
 use pgrx::pg_sys;
@@ -23,6 +24,8 @@ struct State {
     store: *mut SharedBuffers,
     /// What the executor is told of each row's distance.
     claim: Claim,
+    /// What it is told of a row that has no distance; `None` is NULL.
+    unplaced: Option<f64>,
     phase: Phase,
 }
 
@@ -69,6 +72,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             scan: None,
             store: Box::into_raw(Box::new(store)),
             claim: Claim::LowerBound,
+            unplaced: None,
             phase: Phase::NotStarted,
         };
         (*scan).opaque =
@@ -132,6 +136,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
         (*scan).xs_recheck = false;
         (*scan).xs_recheckorderby = matches!(state.claim, Claim::LowerBound | Claim::Nan);
         let bound = match state.claim {
+            _ if hit.turn == Turn::Unplaced => state.unplaced,
             Claim::LowerBound | Claim::Distance => Some(f64::from(hit.lower_bound)),
             Claim::Nan => Some(f64::NAN),
             Claim::Null => None,
@@ -199,7 +204,16 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut S
         let params = hnsw::read_params(store).unwrap_or_else(|error| raise(&index, error));
         any_direction(params.dims())
     });
+    // SAFETY: as above.
+    let undefined_first = unsafe { (*key).sk_strategy } == UNDEFINED_FIRST;
+    state.unplaced = match source {
+        _ if undefined_first => Some(f64::NEG_INFINITY),
+        // NaN is no more than what the executor computes: NaN for a zero vector, NULL for NULL.
+        Source::Vectors(_) => Some(f64::NAN),
+        Source::Text(..) => None,
+    };
     let options = ScanOptions {
+        unplaced: if undefined_first { UnplacedRows::First } else { UnplacedRows::Last },
         ef_search: u32::try_from(guc::EF_SEARCH.get()).unwrap_or(1),
         iterative: match guc::ITERATIVE_SCAN.get() {
             guc::IterativeScan::strict_order => Iterative::StrictOrder,

@@ -1,0 +1,281 @@
+//! `ORDER BY distilface_similarity(e, q) DESC` by the index.
+//!
+//! The planner matches an access method to ascending operators only, so a hook offers the path. The
+//! order of falling similarity is the order of rising cosine distance, but for the rows that have
+//! none (NULL, a zero vector, a blank text): their similarity is NULL, and SQL puts NULL first in a
+//! descending order. `NULLS LAST` is what strategy 1, the distance, does; for `NULLS FIRST` there is
+//! strategy 2, the distance with such rows in front. So the index's order is the sort's in both.
+//!
+//! The path is an index path in its own order, under a projection that claims the query's order
+//! (PostgreSQL drops a projection that changes nothing when it makes the plan).
+
+use super::index::{Element, IndexRelation};
+use super::vectors::Source;
+use crate::embed::registry;
+use crate::pg::buffers::Logging;
+use distilface_core::page::PageStore;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::ffi::CStr;
+
+/// The operator that orders by distance.
+const DISTANCE: i16 = 1;
+/// The operator that orders by distance with undefined distances in front.
+pub const UNDEFINED_FIRST: u16 = 2;
+
+static mut PREVIOUS: pg_sys::set_rel_pathlist_hook_type = None;
+
+/// Installs the hook; called once, when the library is loaded.
+pub fn install() {
+    // SAFETY: the library is loaded once, on the backend's only thread.
+    unsafe {
+        PREVIOUS = pg_sys::set_rel_pathlist_hook;
+        pg_sys::set_rel_pathlist_hook = Some(set_rel_pathlist);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn set_rel_pathlist(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    rti: pg_sys::Index,
+    rte: *mut pg_sys::RangeTblEntry,
+) {
+    // SAFETY: the planner's own arguments, valid during the call.
+    unsafe {
+        if let Some(previous) = PREVIOUS {
+            previous(root, rel, rti, rte);
+        }
+        let is_table = (*rte).rtekind == pg_sys::RTEKind::RTE_RELATION
+            && (*rel).reloptkind != pg_sys::RelOptKind::RELOPT_UPPER_REL;
+        if !is_table || (*rel).indexlist.is_null() || (*root).query_pathkeys.is_null() {
+            return;
+        }
+        let Some(pathkey) = elements::<pg_sys::PathKey>((*root).query_pathkeys).next() else {
+            return;
+        };
+        if !is_descending(pathkey) || (*(*pathkey).pk_eclass).ec_has_volatile {
+            return;
+        }
+        for expr in member_expressions((*pathkey).pk_eclass, rel) {
+            for index in elements::<pg_sys::IndexOptInfo>((*rel).indexlist) {
+                offer(root, rel, index, pathkey, expr);
+            }
+        }
+    }
+}
+
+/// Adds the path where the index orders by the similarity that `expr` computes.
+unsafe fn offer(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    index: *mut pg_sys::IndexOptInfo,
+    pathkey: *mut pg_sys::PathKey,
+    expr: *mut pg_sys::FuncExpr,
+) {
+    // SAFETY: the planner's own structures; what is made here is palloc'd in its memory context.
+    unsafe {
+        let name = pg_sys::get_am_name((*index).relam);
+        if name.is_null() || CStr::from_ptr(name) != c"distilface_hnsw" {
+            return;
+        }
+        if (*index).hypothetical || !(*index).indpred.is_null() && !(*index).predOK {
+            return;
+        }
+        let (opfamily, key_type) = (*(*index).opfamily, *(*index).opcintype);
+        let operator =
+            |strategy| pg_sys::get_opfamily_member(opfamily, key_type, key_type, strategy);
+        let distance = operator(DISTANCE);
+        if distance == pg_sys::InvalidOid || !is_cosine(distance) {
+            return;
+        }
+        let schema = pg_sys::get_func_namespace(pg_sys::get_opcode(distance));
+        if pg_sys::get_func_namespace((*expr).funcid) != schema {
+            return;
+        }
+        let Some((key, query)) = sides(root, index, expr) else { return };
+        if pg_sys::exprType(key) != key_type || pg_sys::exprType(query) != key_type {
+            return;
+        }
+        let order =
+            if (*pathkey).pk_nulls_first { operator(UNDEFINED_FIRST as i16) } else { distance };
+        if order == pg_sys::InvalidOid || !same_model((*index).indexoid) {
+            return;
+        }
+        let clause = pg_sys::make_opclause(
+            order,
+            pg_sys::FLOAT8OID,
+            false,
+            key.cast(),
+            query.cast(),
+            pg_sys::InvalidOid,
+            (*expr).inputcollid,
+        );
+        pg_sys::set_opfuncid(clause.cast());
+        let path = pg_sys::create_index_path(
+            root,
+            index,
+            std::ptr::null_mut(),
+            list_of(clause.cast()),
+            pg_sys::list_make1_impl(pg_sys::NodeTag::T_IntList, pg_sys::ListCell { int_value: 0 }),
+            list_of(ascending(pathkey).cast()),
+            pg_sys::ScanDirection::ForwardScanDirection,
+            false,
+            std::ptr::null_mut(),
+            1.0,
+            false,
+        );
+        let claimed = pg_sys::create_projection_path(root, rel, path.cast(), (*rel).reltarget);
+        (*claimed).path.pathkeys = list_of(pathkey.cast());
+        pg_sys::add_path(rel, claimed.cast());
+    }
+}
+
+/// The function's arguments as (indexed column, query), whichever way round they are; the query
+/// depends on no table.
+unsafe fn sides(
+    root: *mut pg_sys::PlannerInfo,
+    index: *mut pg_sys::IndexOptInfo,
+    expr: *mut pg_sys::FuncExpr,
+) -> Option<(*mut pg_sys::Node, *mut pg_sys::Node)> {
+    // SAFETY: the planner's own structures.
+    unsafe {
+        let mut args = elements::<pg_sys::Node>((*expr).args);
+        let (left, right) = (args.next()?, args.next()?);
+        [(left, right), (right, left)].into_iter().find(|&(key, query)| {
+            pg_sys::match_index_to_operand(key, 0, index)
+                && pg_sys::pull_varnos(root, query).is_null()
+                && !pg_sys::contain_volatile_functions(query)
+        })
+    }
+}
+
+/// The calls of `distilface_similarity` with two arguments that the order is known to be equal to,
+/// on this table.
+unsafe fn member_expressions(
+    class: *mut pg_sys::EquivalenceClass,
+    rel: *mut pg_sys::RelOptInfo,
+) -> Vec<*mut pg_sys::FuncExpr> {
+    // SAFETY: the planner's own structures.
+    unsafe {
+        elements::<pg_sys::EquivalenceMember>(members(class, rel))
+            .filter(|&member| pg_sys::bms_equal((*member).em_relids, (*rel).relids))
+            .map(|member| (*member).em_expr)
+            .filter(|&expr| (*expr.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_FuncExpr)
+            .map(|expr| expr.cast::<pg_sys::FuncExpr>())
+            .filter(|&call| {
+                let name = pg_sys::get_func_name((*call).funcid);
+                !name.is_null()
+                    && CStr::from_ptr(name) == c"distilface_similarity"
+                    && elements::<pg_sys::Node>((*call).args).count() == 2
+            })
+            .collect()
+    }
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe fn members(
+    class: *mut pg_sys::EquivalenceClass,
+    _rel: *mut pg_sys::RelOptInfo,
+) -> *mut pg_sys::List {
+    // SAFETY: the planner's own structure; partitions' members are in the same list.
+    unsafe { (*class).ec_members }
+}
+
+#[cfg(feature = "pg18")]
+unsafe fn members(
+    class: *mut pg_sys::EquivalenceClass,
+    rel: *mut pg_sys::RelOptInfo,
+) -> *mut pg_sys::List {
+    // SAFETY: the planner's own structures; a partition's members are in a list of its own.
+    unsafe {
+        let is_partition = (*rel).reloptkind == pg_sys::RelOptKind::RELOPT_OTHER_MEMBER_REL;
+        let size = usize::try_from((*class).ec_childmembers_size).unwrap_or(0);
+        let relid = (*rel).relid as usize;
+        match is_partition && !(*class).ec_childmembers.is_null() && relid < size {
+            true => *(*class).ec_childmembers.add(relid),
+            false => (*class).ec_members,
+        }
+    }
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe fn is_descending(pathkey: *mut pg_sys::PathKey) -> bool {
+    // SAFETY: the planner's own structure.
+    unsafe { (*pathkey).pk_strategy == pg_sys::BTGreaterStrategyNumber as i32 }
+}
+
+#[cfg(feature = "pg18")]
+unsafe fn is_descending(pathkey: *mut pg_sys::PathKey) -> bool {
+    // SAFETY: the planner's own structure.
+    unsafe { (*pathkey).pk_cmptype == pg_sys::CompareType::COMPARE_GT }
+}
+
+/// The index path's own order: by rising distance, in the operator family that the query sorts by.
+unsafe fn ascending(pathkey: *mut pg_sys::PathKey) -> *mut pg_sys::PathKey {
+    // SAFETY: a node of that type, filled from the planner's own one.
+    unsafe {
+        let mut own =
+            PgBox::<pg_sys::PathKey, AllocatedByRust>::alloc_node(pg_sys::NodeTag::T_PathKey);
+        own.pk_eclass = (*pathkey).pk_eclass;
+        own.pk_opfamily = (*pathkey).pk_opfamily;
+        own.pk_nulls_first = false;
+        #[cfg(not(feature = "pg18"))]
+        {
+            own.pk_strategy = pg_sys::BTLessStrategyNumber as i32;
+        }
+        #[cfg(feature = "pg18")]
+        {
+            own.pk_cmptype = pg_sys::CompareType::COMPARE_LT;
+        }
+        own.into_pg()
+    }
+}
+
+unsafe fn is_cosine(operator: pg_sys::Oid) -> bool {
+    // SAFETY: reads the catalog's caches; the name is palloc'd or null.
+    unsafe {
+        let name = pg_sys::get_opname(operator);
+        !name.is_null() && CStr::from_ptr(name) == c"<=>"
+    }
+}
+
+/// Whether the index's vectors are those that `distilface_similarity` computes: it follows the
+/// default model and knows no prompts, so an index on text must be of that model, without prompts.
+unsafe fn same_model(index: pg_sys::Oid) -> bool {
+    // SAFETY: the planner has locked the index; it is closed again here.
+    unsafe {
+        let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::index_open(index, lock);
+        let index = IndexRelation::new(relation);
+        let same = index.column().element != Element::Text || {
+            let store = index.store(Logging::Generic);
+            let is_empty = store.page_count().map_or(true, |pages| pages == 0);
+            !is_empty
+                && match Source::of(index, &store) {
+                    Source::Vectors(_) => true,
+                    Source::Text(_, model) => {
+                        let prompts = &model.encoder().manifest().prompts;
+                        model == registry::default_model() && prompts.query == prompts.passage
+                    }
+                }
+        };
+        pg_sys::index_close(relation, lock);
+        same
+    }
+}
+
+unsafe fn list_of(element: *mut std::ffi::c_void) -> *mut pg_sys::List {
+    // SAFETY: makes a list of one pointer.
+    unsafe { pg_sys::lappend(std::ptr::null_mut(), element) }
+}
+
+/// A PostgreSQL list's pointers.
+unsafe fn elements<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: null, or a list of pointers to `T` that stays unchanged while it is read.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    (0..length).map(move |at| {
+        // SAFETY: as above, and `at` is below the length.
+        unsafe { pg_sys::list_nth(list, at).cast::<T>() }
+    })
+}
