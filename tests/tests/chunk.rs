@@ -73,18 +73,21 @@ fn null_and_blank_text_have_no_chunks_and_bad_limits_are_errors() {
 fn a_large_text_is_cut_and_a_cancel_ends_it() {
     let cluster = Cluster::start();
     let mut session = cluster.session();
-    let count = session.one("SELECT count(*) FROM distilface_chunk(repeat('The end is near. ', 600000), 128)");
+    let count = session
+        .one("SELECT count(*) FROM distilface_chunk(repeat('The end is near. ', 600000), 128)");
     assert!(count.parse::<u64>().expect("a count") > 20_000, "{count}");
     session.sql("SET statement_timeout = '20ms'");
-    let error =
-        session.error("SELECT count(*) FROM distilface_chunk(repeat('The end is near. ', 6000000), 128)");
+    let error = session
+        .error("SELECT count(*) FROM distilface_chunk(repeat('The end is near. ', 6000000), 128)");
     assert_eq!(error.code.code(), "57014", "{error:?}");
 }
 
 #[test]
 fn a_database_of_another_encoding_gets_its_own_back() {
     let cluster = Cluster::start();
-    cluster.sql("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    cluster.sql(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    );
     let mut session = cluster.session_as("postgres", "latin");
     session.sql("CREATE EXTENSION distilface");
     assert_eq!(

@@ -1,6 +1,7 @@
 //! What the README shows works as it stands there, and so does the demo.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use distilface_tests::{Cluster, bindir, checkout};
@@ -55,6 +56,30 @@ fn every_make_target_of_the_readme_exists() {
             "make {target} is not in the Makefile"
         );
     }
+}
+
+/// Every tracked markdown file.
+fn documents() -> Vec<PathBuf> {
+    let listed = Command::new("git").args(["ls-files", "*.md"]).current_dir(checkout()).output();
+    let listed = listed.expect("git is there").stdout;
+    String::from_utf8_lossy(&listed).lines().map(|file| checkout().join(file)).collect()
+}
+
+#[test]
+fn every_relative_link_leads_somewhere() {
+    let mut dead = Vec::new();
+    let documents = documents();
+    assert!(!documents.is_empty(), "this is a git checkout");
+    for document in documents {
+        let text = fs::read_to_string(&document).expect("a tracked file can be read");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#', ' ']).next()) {
+            let elsewhere = link.is_empty() || link.contains("://") || link.starts_with("mailto:");
+            if !elsewhere && !document.with_file_name(link).exists() {
+                dead.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "links that lead nowhere: {dead:#?}");
 }
 
 /// Runs `demo/run.sh` with a state directory of its own; stops its server when dropped.
