@@ -200,7 +200,7 @@ fn an_insert_after_vacuum_touches_about_as_many_pages_as_before() {
     let mut session = cluster.session();
     create(&mut session, 2000);
     session.sql("CREATE INDEX i ON t USING distilface_hnsw (e)");
-    let mut buffers = |session: &mut Session, ids: std::ops::Range<u64>| {
+    let buffers = |session: &mut Session, ids: std::ops::Range<u64>| {
         let count = ids.end - ids.start;
         let total: u64 = ids
             .map(|id| {
