@@ -1,0 +1,172 @@
+//! The embedded index's promises: what was synced is found after a crash, filters get their rows,
+//! removed rows stay away.
+
+use distilface_core::hnsw::{self, BuildOptions, HnswParams, ScanOptions};
+use distilface_core::index::{Index, IndexError};
+use distilface_core::vector::Metric;
+use rand::prelude::*;
+use std::path::{Path, PathBuf};
+
+const DIMS: usize = 32;
+
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let name = format!("distilface-index-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn vectors(count: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    (0..count).map(|_| (0..DIMS).map(|_| rng.random_range(-1.0..1.0)).collect()).collect()
+}
+
+fn params() -> HnswParams {
+    HnswParams::parse(DIMS, Metric::L2, 8, 40).expect("valid")
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for file in std::fs::read_dir(from).expect("read") {
+        let file = file.expect("an entry");
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+    }
+}
+
+fn assert_sound(index: &Index) {
+    let report = hnsw::check(index.graph()).expect("readable");
+    assert!(report.is_ok(), "{:#?}", report.violations);
+}
+
+#[test]
+fn rows_come_back_after_reopening() {
+    let place = Place::new("reopen");
+    let rows = vectors(600, 1);
+    let bulk = rows[..500].iter().enumerate().map(|(i, v)| (i as u64 * 3, &v[..]));
+    let index = Index::create_with(&place.at("i"), params(), BuildOptions::default(), bulk)
+        .expect("created");
+    for (i, vector) in rows.iter().enumerate().skip(500) {
+        index.add(i as u64 * 3, vector).expect("added");
+    }
+    assert!(matches!(index.add(3, &rows[0]), Err(IndexError::Duplicate { id: 3 })));
+    assert!(index.remove(9).expect("removed") && !index.remove(9).expect("gone"));
+    drop(index);
+    assert!(Index::create(&place.at("i"), params()).is_err());
+    let index = Index::open(&place.at("i")).expect("opened");
+    assert_eq!(index.len(), 599);
+    assert_eq!(index.vector(30).expect("read").as_deref(), Some(&rows[10][..]));
+    let found = rows.iter().enumerate().filter(|(i, vector)| {
+        let nearest = index.search(vector, 1).expect("searched");
+        nearest[0].id == *i as u64 * 3 && nearest[0].distance == 0.0
+    });
+    assert!(found.count() >= 595);
+    assert_sound(&index);
+}
+
+#[test]
+fn a_crash_at_any_byte_of_the_logs_keeps_what_was_synced() {
+    let place = Place::new("crash");
+    let rows = vectors(80, 2);
+    let index = Index::create(&place.at("i"), params()).expect("created");
+    for (i, vector) in rows.iter().enumerate().take(40) {
+        index.add(i as u64, vector).expect("added");
+    }
+    index.sync().expect("synced");
+    copy_dir(&place.at("i"), &place.at("synced"));
+    for (i, vector) in rows.iter().enumerate().skip(40) {
+        index.add(i as u64, vector).expect("added");
+    }
+    for id in 30..40 {
+        index.remove(id).expect("removed");
+    }
+    copy_dir(&place.at("i"), &place.at("full"));
+    let len =
+        |dir: &str, log: &str| std::fs::metadata(place.at(dir).join(log)).expect("a log").len();
+    let mut rng = StdRng::seed_from_u64(3);
+    for round in 0..12 {
+        let dir = place.at(&format!("cut{round}"));
+        copy_dir(&place.at("full"), &dir);
+        // The two files end at moments of their own.
+        for log in ["graph.wal", "rows.wal"] {
+            let cut = rng.random_range(len("synced", log)..=len("full", log));
+            let file = std::fs::OpenOptions::new().write(true).open(dir.join(log)).expect("a log");
+            file.set_len(cut).expect("cut");
+        }
+        let index = Index::open(&dir).expect("opened");
+        assert_sound(&index);
+        for (id, vector) in rows.iter().enumerate().take(30) {
+            let nearest = index.search(vector, 1).expect("searched");
+            assert_eq!((nearest[0].id, nearest[0].distance), (id as u64, 0.0), "round {round}");
+        }
+        let all = index.search(&rows[0], 200).expect("searched");
+        assert_eq!(all.len(), index.len(), "round {round}");
+        index.add(1000, &rows[79]).expect("the next row is added");
+    }
+}
+
+#[test]
+fn a_filter_gets_as_many_rows_as_there_are() {
+    let place = Place::new("filter");
+    let rows = vectors(2000, 4);
+    let bulk = rows.iter().enumerate().map(|(i, v)| (i as u64, &v[..]));
+    let index = Index::create_with(&place.at("i"), params(), BuildOptions::default(), bulk)
+        .expect("created");
+    let query = &vectors(1, 5)[0];
+    let options = ScanOptions::default();
+    let few = index.search_with(query, 10, options, |id| id % 500 == 7).expect("searched");
+    assert_eq!(few.len(), 4);
+    assert!(few.is_sorted_by(|a, b| a.distance <= b.distance));
+    let ten = index.search_with(query, 10, options, |id| id % 20 == 3).expect("searched");
+    assert_eq!(ten.len(), 10);
+}
+
+#[test]
+fn removed_rows_stay_away_and_their_space_is_used_again() {
+    let place = Place::new("remove");
+    let rows = vectors(3000, 6);
+    let bulk = rows.iter().enumerate().map(|(i, v)| (i as u64, &v[..]));
+    let index = Index::create_with(&place.at("i"), params(), BuildOptions::default(), bulk)
+        .expect("created");
+    for id in 0..1500 {
+        assert!(index.remove(id).expect("removed"));
+    }
+    index.vacuum().expect("vacuumed");
+    assert_sound(&index);
+    index.sync().expect("synced");
+    for (id, vector) in rows.iter().enumerate().take(1500) {
+        index.add(id as u64 + 10_000, vector).expect("added");
+    }
+    assert_sound(&index);
+    let all = index.search(&rows[0], 4000).expect("searched");
+    assert_eq!(all.len(), 3000);
+    assert!(all.iter().all(|found| found.id >= 1500));
+    let pages = hnsw::info(index.graph()).expect("counted").pages;
+    assert!(pages <= 3000 / 20 * 2, "{pages} pages");
+}
+
+#[test]
+fn bad_vectors_are_refused_by_name() {
+    let place = Place::new("bad");
+    let params = HnswParams::parse(3, Metric::Cosine, 16, 64).expect("valid");
+    let index = Index::create(&place.at("i"), params).expect("created");
+    let message = |vector: &[f32]| index.add(1, vector).expect_err("refused").to_string();
+    assert_eq!(message(&[1.0, 2.0]), "expected 3 dimensions, got 2");
+    assert_eq!(message(&[1.0, f32::NAN, 2.0]), "dimension 1 of the vector is NaN");
+    assert_eq!(message(&[0.0; 3]), "a zero vector has no cosine distance");
+    assert!(index.is_empty());
+}
