@@ -3,9 +3,12 @@
 //! `encoder --packed MODEL.packed --work WORK.json [--threads N] [--kernel NAME] [--rounds N]`
 //! prints one line of JSON for each workload: its name, tokens, the median and least of the rounds
 //! in ms. With `--serve` it answers requests on standard input instead, so that a driver can take
-//! turns: a line `time NAME` gives milliseconds, `vectors NAME` the vectors as JSON.
+//! turns: a line `time NAME` gives milliseconds, `vectors NAME` the vectors as JSON. `--peak` prints
+//! AMX's TFLOP/s in registers.
 //! WORK.json is an object of workloads, each a list of texts, each a list of token ids. Without
 //! arguments (`cargo bench`) it hands over to `benches/encoder/run.sh`, the whole comparison.
+
+mod peak;
 
 use distilface_core::encoder::{Context, Encoder, Kernel, Normalization, TokenBatch, Weights};
 use distilface_core::model::{Packed, WEIGHTS};
@@ -17,6 +20,10 @@ use std::time::Instant;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if arguments == ["--peak"] {
+        println!("{}", peak::amx_tflops().unwrap_or(0.0));
+        return ExitCode::SUCCESS;
+    }
     let result = match Options::parse(&arguments) {
         Ok(Some(options)) => run(&options).map(|()| ExitCode::SUCCESS),
         Ok(None) => compare(),
@@ -171,7 +178,12 @@ fn serve(
         let (verb, name) = line.split_once(' ').ok_or("a request is a verb and a workload")?;
         let batch = work.get(name).ok_or(format!("no workload is called {name}"))?;
         match verb {
-            "time" => println!("{}", time(encoder, batch, cx)?),
+            "time" => {
+                let before = processor_ms();
+                let ms = time(encoder, batch, cx)?;
+                let processor_ms = processor_ms() - before;
+                println!("{}", serde_json::json!({ "ms": ms, "processor_ms": processor_ms }));
+            }
             "vectors" => {
                 let width = encoder.weights().dimensions();
                 let vectors = encoder.encode(batch, cx)?;

@@ -22,7 +22,7 @@ use super::{EncodeError, TokenBatch};
 const WAIT: Duration = Duration::from_millis(2);
 /// Tokens of a pass by default: enough to amortize reading the weights, few enough for the buffers
 /// to stay in the second cache.
-const BATCH_TOKENS: usize = 512;
+const BATCH_TOKENS: usize = 320;
 
 /// Buffers, threads and cancel hook of one caller. Not shared: one per thread that embeds.
 pub struct Context {

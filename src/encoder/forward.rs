@@ -2,7 +2,8 @@
 //!
 //! Rows are the texts' tokens end to end. Per layer: Q, K and V in one product; attention text by
 //! text; the output projection added to the residual; layer norm; the feed-forward in slices of
-//! rows, so that its wide inner layer stays in the second cache; layer norm. The residual is f32
+//! rows and of inner columns, so that all of it stays in the second cache and each weight is read
+//! once a slice of rows; layer norm. The residual is f32
 //! throughout, activations are what the kernel works with. Every stage treats rows (attention:
 //! texts) one by one in an order of its own, so that a vector is the same bits in any company.
 
@@ -13,8 +14,11 @@ use super::weights::Weights;
 use crate::model::Pooling;
 use std::ops::Range;
 
-/// Rows of the feed-forward's inner layer that are kept at a time.
-const INNER_ROWS: usize = 256;
+/// Columns of the feed-forward's inner layer that are kept at a time.
+const INNER: usize = 512;
+/// Bytes of residual, activations and inner columns that go through the feed-forward together: what
+/// stays in a second cache of 2 MB beside the weights that stream through.
+const FEED_FORWARD: usize = 1400 << 10;
 
 /// Why a pass ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +75,14 @@ impl Pass<'_> {
         assert_eq!(out.len(), texts.len() * d.hidden, "one vector for each text");
         let width = d.hidden_padded;
         let stride = S::stride(rows);
-        let inner_stride = S::stride(rows.min(INNER_ROWS));
+        let inner_width = d.inner_padded.min(INNER);
+        let most = (FEED_FORWARD / (6 * width + 2 * inner_width)).max(32);
+        let inner_rows = rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(32);
+        let inner_stride = S::stride(inner_rows);
         let x = slice::<f32>(&mut space.residual, rows * width);
         let act = slice::<S::Act>(&mut space.act, stride * width.max(d.context()));
         let qkv = slice::<S::Act>(&mut space.qkv, stride * d.qkv());
-        let inner = slice::<S::Act>(&mut space.inner, inner_stride * d.inner_padded);
+        let inner = slice::<S::Act>(&mut space.inner, inner_stride * inner_width);
         let scratch = slice::<f32>(&mut space.scratch, S::attention_scratch(d, longest) / 4);
         let mut check = || if stop() { Err(Stopped) } else { Ok(()) };
 
@@ -106,16 +113,18 @@ impl Pass<'_> {
             let input = Input { data: &*act, stride, first: 0, rows };
             stages.linear(input, &layer.out, Output::Add(x));
             stages.layer_norm(x, &layer.attention_norm, d, act, stride);
-            for first in (0..rows).step_by(INNER_ROWS) {
-                check()?;
-                let rows = INNER_ROWS.min(rows - first);
-                let input = Input { data: &*act, stride, first, rows };
-                let up = Output::Gelu { data: &mut *inner, stride: inner_stride };
-                stages.linear(input, &layer.up, up);
-                check()?;
-                let input = Input { data: &*inner, stride: inner_stride, first: 0, rows };
-                let residual = &mut x[first * width..][..rows * width];
-                stages.linear(input, &layer.down, Output::Add(residual));
+            for first in (0..rows).step_by(inner_rows) {
+                let rows = inner_rows.min(rows - first);
+                for start in (0..d.inner_padded).step_by(INNER) {
+                    check()?;
+                    let part = start..d.inner_padded.min(start + INNER);
+                    let input = Input { data: &*act, stride, first, rows };
+                    let up = Output::Gelu { data: &mut *inner, stride: inner_stride };
+                    stages.linear(input, &layer.up.outputs(part.clone()), up);
+                    let input = Input { data: &*inner, stride: inner_stride, first: 0, rows };
+                    let residual = &mut x[first * width..][..rows * width];
+                    stages.linear(input, &layer.down.inputs(part), Output::Add(residual));
+                }
             }
             stages.layer_norm(x, &layer.output_norm, d, act, stride);
             pool.add(index + 1, x, lengths.clone());

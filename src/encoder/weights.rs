@@ -79,6 +79,9 @@ pub(crate) struct Matrix<'m> {
     pub tiles: &'m [u16],
     pub n: usize,
     pub k: usize,
+    /// The first input that takes part, and how many do: multiples of 32.
+    pub from: usize,
+    pub inputs: usize,
 }
 
 /// Scale and shift of a layer norm, padded with zeros.
@@ -88,11 +91,34 @@ pub(crate) struct Norm<'m> {
     pub bias: &'m [f32],
 }
 
-/// A linear layer with its bias.
+/// A linear layer with its bias, or a part of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Linear<'m> {
     pub weight: Matrix<'m>,
-    pub bias: &'m [f32],
+    /// None where another part adds it.
+    pub bias: Option<&'m [f32]>,
+}
+
+impl<'m> Linear<'m> {
+    pub(crate) fn new(tiles: &'m [u16], n: usize, k: usize, bias: &'m [f32]) -> Linear<'m> {
+        Linear { weight: Matrix { tiles, n, k, from: 0, inputs: k }, bias: Some(bias) }
+    }
+
+    /// The part that gives the outputs of `range`, which starts and ends at multiples of 32.
+    pub(crate) fn outputs(&self, range: Range<usize>) -> Linear<'m> {
+        let w = self.weight;
+        let tiles = &w.tiles[range.start * w.k..range.end * w.k];
+        let bias = self.bias.map(|b| &b[range.clone()]);
+        Linear { weight: Matrix { tiles, n: range.len(), ..w }, bias }
+    }
+
+    /// The part that takes the inputs of `range`, which starts and ends at multiples of 32. The
+    /// bias goes with the first.
+    pub(crate) fn inputs(&self, range: Range<usize>) -> Linear<'m> {
+        let bias = if range.start == 0 { self.bias } else { None };
+        let weight = Matrix { from: range.start, inputs: range.len(), ..self.weight };
+        Linear { weight, bias }
+    }
 }
 
 /// One transformer layer.
@@ -212,9 +238,8 @@ impl<'m> Weights<'m> {
     pub(crate) fn layer(&self, index: usize) -> Layer<'m> {
         let at = LayerLayout::new(&self.dims, Layout::new(&self.dims).layer_start(index));
         let d = &self.dims;
-        let linear = |(weight, bias): (Range<usize>, Range<usize>), n, k| Linear {
-            weight: Matrix { tiles: self.read(weight), n, k },
-            bias: self.read(bias),
+        let linear = |(weight, bias): (Range<usize>, Range<usize>), n, k| {
+            Linear::new(self.read(weight), n, k, self.read(bias))
         };
         Layer {
             qkv: linear(at.qkv, d.qkv(), d.hidden_padded),

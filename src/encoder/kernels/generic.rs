@@ -7,7 +7,7 @@
 
 use super::lanes::{Lanes, exp2, gelu};
 use super::{Input, Output};
-use crate::encoder::weights::{Dims, Embeddings, Linear, Norm};
+use crate::encoder::weights::{Dims, Embeddings, Linear, Matrix, Norm};
 use std::ops::Range;
 
 /// Query rows that pass over the keys together.
@@ -69,10 +69,12 @@ pub(super) unsafe fn linear<L: Lanes, const C: usize>(
     layer: &Linear<'_>,
     output: Output<'_, f32>,
 ) {
-    let (n, k) = (layer.weight.n, layer.weight.k);
-    assert!(input.data.len() >= (input.first + input.rows) * k, "product: input is too short");
-    assert!(layer.weight.tiles.len() == n * k && layer.bias.len() == n, "product: weights");
-    assert!(n.is_multiple_of(32) && k.is_multiple_of(32) && 32 % (C * L::N) == 0);
+    let w = &layer.weight;
+    let (n, k, inputs) = (w.n, w.k, w.inputs);
+    assert!(input.data.len() >= (input.first + input.rows) * inputs, "product: input is too short");
+    assert!(w.tiles.len() == n * k && w.from + inputs <= k, "product: weights");
+    assert!(layer.bias.is_none_or(|b| b.len() == n), "product: bias");
+    assert!([n, k, w.from, inputs].iter().all(|s| s.is_multiple_of(32)) && 32 % (C * L::N) == 0);
     let len = match &output {
         Output::Store { data, .. } | Output::Gelu { data, .. } => data.len(),
         Output::Add(x) => x.len(),
@@ -98,7 +100,7 @@ unsafe fn product<L: Lanes, F: Finish<L>, const C: usize>(
     layer: &Linear<'_>,
     finish: F,
 ) {
-    let (n, k) = (layer.weight.n, layer.weight.k);
+    let (n, k) = (layer.weight.n, layer.weight.inputs);
     for col in (0..n).step_by(C * L::N) {
         let mut row = 0;
         while row < input.rows {
@@ -131,10 +133,10 @@ unsafe fn block<L: Lanes, F: Finish<L>, const R: usize, const C: usize>(
     col: usize,
     finish: F,
 ) -> usize {
-    let k = layer.weight.k;
+    let Matrix { tiles, k: panel_inputs, from, inputs: k, .. } = layer.weight;
     // SAFETY: `product` keeps rows, columns and k inside the operands.
     unsafe {
-        let panel = layer.weight.tiles.as_ptr().add((col / 32) * k * 32);
+        let panel = tiles.as_ptr().add(((col / 32) * panel_inputs + from) * 32);
         let mut acc = [[L::splat(0.0); C]; R];
         for step in 0..k / 32 {
             for pair in 0..16 {
@@ -157,7 +159,10 @@ unsafe fn block<L: Lanes, F: Finish<L>, const R: usize, const C: usize>(
             }
         }
         for c in 0..C {
-            let bias = L::load(layer.bias.as_ptr().add(col + c * L::N));
+            let bias = match layer.bias {
+                Some(bias) => L::load(bias.as_ptr().add(col + c * L::N)),
+                None => L::splat(0.0),
+            };
             for (r, sums) in acc.iter().enumerate() {
                 finish.put(row + r, col + c * L::N, L::add(sums[c], bias));
             }

@@ -146,8 +146,7 @@ fn products_are_plain_sums<S: Probe>() {
         let weight = random(&mut rng, n * k, 0.3);
         let bias = random(&mut rng, n, 0.5);
         let tiles = tiles(&weight, n, k);
-        let layer =
-            Linear { weight: crate::encoder::weights::Matrix { tiles: &tiles, n, k }, bias: &bias };
+        let layer = Linear::new(&tiles, n, k, &bias);
         let acts = S::pack(&a, k, stride);
         let input = || Input { data: &acts[..], stride, first, rows };
         let out_stride = S::stride(rows);
@@ -183,6 +182,27 @@ fn products_are_plain_sums<S: Probe>() {
         let before = x.clone();
         stages.linear(input(), &layer, Output::Add(&mut x));
         check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "residual");
+        // The same in parts: two halves of the inputs, each in two halves of the outputs.
+        if k < 64 || n < 64 {
+            continue;
+        }
+        let half = k / 64 * 32;
+        let mut x = before.clone();
+        for part in [0..half, half..k] {
+            // A part's input is the activations of its own columns.
+            let mine: Vec<f32> =
+                a.chunks(k).flat_map(|row| row[part.clone()].iter().copied()).collect();
+            let acts = S::pack(&mine, part.len(), stride);
+            let input = Input { data: &acts[..], stride, first, rows };
+            stages.linear(input, &layer.inputs(part), Output::Add(&mut x));
+        }
+        check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "in parts");
+        let mut left = S::pack(&vec![0.0; rows * 32], 32, out_stride);
+        let data = &mut left[..];
+        let first_outputs = layer.outputs(0..32);
+        stages.linear(input(), &first_outputs, Output::Store { data, stride: out_stride });
+        let got = S::unpack(&left, rows, 32, out_stride);
+        check(&got, &|i| expected[i / 32 * n + i % 32], S::ERROR, "some outputs");
     }
 }
 

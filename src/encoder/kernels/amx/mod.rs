@@ -144,13 +144,16 @@ impl Stages for Amx {
     }
 
     fn linear(&self, input: Input<'_, u16>, layer: &Linear<'_>, output: Output<'_, u16>) {
-        let (n, k) = (layer.weight.n, layer.weight.k);
-        assert!(n.is_multiple_of(32) && k.is_multiple_of(32), "product: whole tiles");
+        let w = &layer.weight;
+        let (n, k) = (w.n, w.k);
+        let whole = [n, k, w.from, w.inputs].iter().all(|s| s.is_multiple_of(32));
+        assert!(whole && w.inputs > 0, "product: whole tiles");
         // Tiles are read whole: up to 15 rows past the last.
         let tail = (input.first + input.rows).next_multiple_of(16).max(input.first + 16);
         assert!(input.first.is_multiple_of(16) && input.stride >= tail, "product: rows");
-        assert!(input.data.len() >= input.stride * k, "product: input is too short");
-        assert!(layer.weight.tiles.len() == n * k && layer.bias.len() == n, "product: weights");
+        assert!(input.data.len() >= input.stride * w.inputs, "product: input is too short");
+        assert!(w.tiles.len() == n * k && w.from + w.inputs <= k, "product: weights");
+        assert!(layer.bias.is_none_or(|b| b.len() == n), "product: bias");
         match &output {
             Output::Store { data, stride } | Output::Gelu { data, stride } => {
                 assert!(*stride >= input.rows && data.len() >= stride * n, "product: output");

@@ -10,6 +10,7 @@ use crate::encoder::kernels::Input;
 use crate::encoder::weights::Linear;
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// What happens to 32 columns of a row of sums, bias added.
 pub(super) trait Finish: Copy {
@@ -130,94 +131,232 @@ impl<F: Finish> Pending<F> {
     }
 }
 
-/// Activations times weights, block by block down each panel.
+/// Inputs that pass by together: a panel's share of them, 32 KB, leaves the first cache room for the
+/// block at work.
+const INPUTS: usize = 512;
+/// Rows that pass by a panel together, as sums for all of them are kept between shares.
+const ROWS: usize = 640;
+
+/// Activations times weights: down each panel share by share of its inputs, block by block of rows.
 ///
 /// # Safety
 /// AVX-512 with BF16, tiles configured; operands as `linear` asserts.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn product<F: Finish>(input: Input<'_, u16>, layer: &Linear<'_>, finish: F) {
-    let steps = layer.weight.k / 32;
-    let rows_a_step = 32usize.div_ceil(steps);
-    let panel_stride = input.stride * 32;
+    let w = &layer.weight;
+    let steps = w.inputs / 32;
+    let mut partial = [const { MaybeUninit::<Sums>::uninit() }; ROWS / 32];
     let mut sums = [const { Sums([0.0; 1024]) }; 2];
-    let mut which = 0;
-    let mut pending = Pending {
-        sums: sums[1].0.as_ptr(),
-        row: 0,
-        rows: 0,
-        panel: 0,
-        lo: _mm512_setzero_ps(),
-        hi: _mm512_setzero_ps(),
-        done: 0,
-        finish,
+    let mut work = Work {
+        panel_stride: input.stride * 32,
+        ahead: w.tiles.as_ptr(),
+        lines_a_step: 0,
+        pending: Pending {
+            sums: sums[1].0.as_ptr(),
+            row: 0,
+            rows: 0,
+            panel: 0,
+            lo: _mm512_setzero_ps(),
+            hi: _mm512_setzero_ps(),
+            done: 0,
+            finish,
+        },
     };
-    // The next panel of weights comes from the third cache while this one is at work: a few lines
-    // at each step, all of them by the panel's end.
-    let lines_a_step = 32usize.div_ceil(input.rows.div_ceil(32));
-    for panel in 0..layer.weight.n / 32 {
-        let mut ahead = layer.weight.tiles.as_ptr().wrapping_add((panel + 1) * steps * 1024);
-        for row in (0..input.rows).step_by(32) {
-            let rows = 32.min(input.rows - row);
-            // SAFETY: `linear` asserted that all rows, panels and steps lie inside the operands; a
-            // tile of activations may reach past `rows`, never past `stride`. A prefetch may point
-            // anywhere.
+    let bias = |panel: usize| match layer.bias {
+        // SAFETY: `linear` asserted a bias of 32 for each panel.
+        Some(bias) => unsafe {
+            let at = bias.as_ptr().add(panel * 32);
+            (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16)))
+        },
+        None => (_mm512_setzero_ps(), _mm512_setzero_ps()),
+    };
+    let panels = w.n / 32;
+    let mut next_panel = 0;
+    if input.rows <= 16 {
+        // Bound by the memory: three streams of weights keep more of it busy than one.
+        while next_panel + 3 <= panels {
+            // SAFETY: `linear` asserted that rows, panels and steps lie inside the operands.
             unsafe {
-                let mut a = input.data.as_ptr().add((input.first + row) * 32);
-                let mut b = layer.weight.tiles.as_ptr().add(panel * steps * 1024);
-                let out = sums[which].0.as_mut_ptr();
-                if rows > 16 {
-                    tile_zero!(0, 1, 2, 3);
-                    for _ in 0..steps {
-                        tile_stream!(4, a);
-                        tile_load!(6, b);
-                        tile_load!(7, b.add(512));
-                        tile_stream!(5, a.add(512));
-                        tile_dot!(0, 4, 6);
-                        tile_dot!(1, 4, 7);
-                        tile_dot!(2, 5, 6);
-                        tile_dot!(3, 5, 7);
-                        prefetch(&mut ahead, lines_a_step);
-                        pending.advance(rows_a_step);
-                        a = a.add(panel_stride);
-                        b = b.add(1024);
-                    }
-                    pending.advance(32);
-                    tile_store!(0, out, 128usize);
-                    tile_store!(1, out.add(16), 128usize);
-                    tile_store!(2, out.add(512), 128usize);
-                    tile_store!(3, out.add(528), 128usize);
-                } else {
-                    tile_zero!(0, 1);
-                    for _ in 0..steps {
-                        tile_load!(4, a);
-                        tile_load!(6, b);
-                        tile_load!(7, b.add(512));
-                        tile_dot!(0, 4, 6);
-                        tile_dot!(1, 4, 7);
-                        prefetch(&mut ahead, lines_a_step);
-                        pending.advance(rows_a_step);
-                        a = a.add(panel_stride);
-                        b = b.add(1024);
-                    }
-                    pending.advance(32);
-                    tile_store!(0, out, 128usize);
-                    tile_store!(1, out.add(16), 128usize);
+                let panel = |i: usize| w.tiles.as_ptr().add(((next_panel + i) * w.k + w.from) * 32);
+                let a = input.data.as_ptr().add(input.first * 32);
+                let mut out = [const { Sums([0.0; 1024]) }; 3];
+                three_panels(a, work.panel_stride, [panel(0), panel(1), panel(2)], steps, &mut out);
+                for (i, sums) in out.iter().enumerate() {
+                    let (lo, hi) = bias(next_panel + i);
+                    let rows = input.rows;
+                    let (panel, sums) = (next_panel + i, sums.0.as_ptr());
+                    let mut whole = Pending { sums, row: 0, rows, panel, lo, hi, done: 0, finish };
+                    whole.advance(16);
                 }
-                let bias = layer.bias.as_ptr().add(panel * 32);
-                pending = Pending {
-                    sums: out,
-                    row,
-                    rows,
-                    panel,
-                    lo: _mm512_loadu_ps(bias),
-                    hi: _mm512_loadu_ps(bias.add(16)),
-                    done: 0,
-                    finish,
-                };
             }
-            which ^= 1;
+            next_panel += 3;
+        }
+    }
+    let mut blocks = 0;
+    for from in (0..input.rows).step_by(ROWS) {
+        let to = input.rows.min(from + ROWS);
+        // The next panel of weights comes from the third cache while this one is at work: a few
+        // lines at each step, all of them by the panel's end.
+        work.lines_a_step = 32usize.div_ceil((to - from).div_ceil(32));
+        // A block that passes by alone has no use for shares.
+        let shares = if to - from > 32 { w.inputs.div_ceil(INPUTS) } else { 1 };
+        for panel in next_panel..panels {
+            // SAFETY: `linear` asserted that rows, panels and steps lie inside the operands; a tile
+            // of activations may reach past `rows`, never past `stride`. A prefetch may point
+            // anywhere. A block's partial sums are stored by its first share before they are read.
+            unsafe {
+                let weights = w.tiles.as_ptr().add((panel * w.k + w.from) * 32);
+                work.ahead = weights.wrapping_add(w.k * 32);
+                let (lo, hi) = bias(panel);
+                for share in 0..shares {
+                    let start = steps * share / shares;
+                    let steps = steps * (share + 1) / shares - start;
+                    let b = weights.add(start * 1024);
+                    let first = share == 0;
+                    let last = share + 1 == shares;
+                    for row in (from..to).step_by(32) {
+                        let rows = 32.min(to - row);
+                        let a = input.data.as_ptr().add((input.first + row) * 32);
+                        let a = a.add(start * work.panel_stride);
+                        let kept = partial[(row - from) / 32].as_mut_ptr().cast::<f32>();
+                        let out = sums[blocks % 2].0.as_mut_ptr();
+                        let carry = Carry { kept, first, out: if last { Some(out) } else { None } };
+                        if rows > 16 {
+                            work.block::<true>(a, b, steps, carry);
+                        } else {
+                            work.block::<false>(a, b, steps, carry);
+                        }
+                        if last {
+                            work.pending =
+                                Pending { sums: out, row, rows, panel, lo, hi, done: 0, finish };
+                            blocks += 1;
+                        }
+                    }
+                }
+            }
         }
     }
     // SAFETY: the last block, as above.
-    unsafe { pending.advance(32) }
+    unsafe { work.pending.advance(32) }
+}
+
+/// Up to 16 rows times three panels at once.
+#[inline(always)]
+unsafe fn three_panels(
+    mut a: *const u16,
+    panel_stride: usize,
+    mut b: [*const u16; 3],
+    steps: usize,
+    out: &mut [Sums; 3],
+) {
+    // SAFETY: as in `product`.
+    unsafe {
+        tile_zero!(0, 1, 2, 3, 4, 5);
+        for _ in 0..steps {
+            tile_load!(6, a);
+            tile_load!(7, b[0]);
+            tile_dot!(0, 6, 7);
+            tile_load!(7, b[1]);
+            tile_dot!(2, 6, 7);
+            tile_load!(7, b[2]);
+            tile_dot!(4, 6, 7);
+            tile_load!(7, b[0].add(512));
+            tile_dot!(1, 6, 7);
+            tile_load!(7, b[1].add(512));
+            tile_dot!(3, 6, 7);
+            tile_load!(7, b[2].add(512));
+            tile_dot!(5, 6, 7);
+            a = a.add(panel_stride);
+            b = b.map(|b| b.add(1024));
+        }
+        let [first, second, third] = out;
+        let (at, stride) = (first.0.as_mut_ptr(), 128usize);
+        tile_store!(0, at, stride);
+        tile_store!(1, at.add(16), stride);
+        let at = second.0.as_mut_ptr();
+        tile_store!(2, at, stride);
+        tile_store!(3, at.add(16), stride);
+        let at = third.0.as_mut_ptr();
+        tile_store!(4, at, stride);
+        tile_store!(5, at.add(16), stride);
+    }
+}
+
+/// What goes from block to block.
+struct Work<F> {
+    /// From one panel of activations to the next.
+    panel_stride: usize,
+    /// The next line of weights to ask for.
+    ahead: *const u16,
+    lines_a_step: usize,
+    pending: Pending<F>,
+}
+
+/// Where a block's sums come from and go to.
+struct Carry {
+    /// Four tiles of sums between shares.
+    kept: *mut f32,
+    /// Whether this share is the first, which starts at zero.
+    first: bool,
+    /// For the last share, 32 rows of 32 columns.
+    out: Option<*mut f32>,
+}
+
+impl<F: Finish> Work<F> {
+    /// Multiplies a share of 32 rows (`TALL`) or 16 rows, and finishes the block before meanwhile.
+    #[inline(always)]
+    unsafe fn block<const TALL: bool>(
+        &mut self,
+        mut a: *const u16,
+        mut b: *const u16,
+        steps: usize,
+        carry: Carry,
+    ) {
+        let rows_a_step = 32usize.div_ceil(steps);
+        // SAFETY: as in `product`.
+        unsafe {
+            if carry.first {
+                tile_zero!(0, 1, 2, 3);
+            } else {
+                tile_load!(0, carry.kept);
+                tile_load!(1, carry.kept.add(256));
+                if TALL {
+                    tile_load!(2, carry.kept.add(512));
+                    tile_load!(3, carry.kept.add(768));
+                }
+            }
+            for _ in 0..steps {
+                tile_stream!(4, a);
+                tile_load!(6, b);
+                tile_load!(7, b.add(512));
+                if TALL {
+                    tile_stream!(5, a.add(512));
+                }
+                tile_dot!(0, 4, 6);
+                tile_dot!(1, 4, 7);
+                if TALL {
+                    tile_dot!(2, 5, 6);
+                    tile_dot!(3, 5, 7);
+                }
+                prefetch(&mut self.ahead, self.lines_a_step);
+                self.pending.advance(rows_a_step);
+                a = a.add(self.panel_stride);
+                b = b.add(1024);
+            }
+            let (at, half, low, stride) = match carry.out {
+                // Whatever is left of the block before, whose sums' place is the next one's.
+                Some(out) => {
+                    self.pending.advance(32);
+                    (out, 16, 512, 128usize)
+                }
+                None => (carry.kept, 256, 512, 64usize),
+            };
+            tile_store!(0, at, stride);
+            tile_store!(1, at.add(half), stride);
+            if TALL {
+                tile_store!(2, at.add(low), stride);
+                tile_store!(3, at.add(low + half), stride);
+            }
+        }
+    }
 }

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The encoder beside ONNX Runtime and OpenVINO, on one core, in turns: sets up the peers in a virtual
+# environment of their own, makes a model of DistilBERT's size, compares outputs, prints the table.
+# ENCODER_BENCH is the bench binary; cargo bench sets it.
+. "$(dirname "$0")/../../scripts/common.sh"
+
+here=benches/encoder
+work=target/bench-encoder
+mini=models/all-minilm-l6-v2
+[ -f $mini/model.packed ] || die "there is no $mini/model.packed; make model brings it"
+mkdir -p $work
+
+if ! cmp -s $here/requirements.txt $work/venv/requirements.txt; then
+  say "setting up the peers from PyPI in $work/venv"
+  rm -rf $work/venv && python3 -m venv $work/venv
+  $work/venv/bin/pip --disable-pip-version-check install -q -r $here/requirements.txt
+  cp $here/requirements.txt $work/venv/
+fi
+
+if ! [ -f $work/distilbert/model.packed ]; then
+  say "making a model of DistilBERT's size"
+  rm -rf $work/distilbert $work/distilbert-source
+  (cd $here && "$top/$work/venv/bin/python" -c \
+    "import models; models.write_distilbert('$top/$mini', '$top/$work/distilbert-source')")
+  cargo run --release --locked -p distilface-train -- import $work/distilbert-source --out $work/distilbert
+fi
+
+$work/venv/bin/python $here/compare.py --bench "$ENCODER_BENCH" --work $work \
+  --model "MiniLM=$mini" --model "DistilBERT=$work/distilbert" "$@"
