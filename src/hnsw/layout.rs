@@ -11,7 +11,7 @@
 use super::params::{HnswParams, Storage};
 use super::sketch::{SKETCH_LEN, Sketch};
 use crate::page::{BlockNumber, PAGE_CONTENT, PageError};
-use crate::vector::Metric;
+use crate::vector::{Metric, prefetch};
 
 /// The metapage's place.
 pub(crate) const METAPAGE: BlockNumber = 0;
@@ -346,10 +346,13 @@ impl<'p> PageView<'p> {
         Ok(SlotView { layout: self.layout, bytes, state })
     }
 
-    /// A slot's bytes, whatever they hold.
+    /// Asks for what scoring the slot reads to be brought into the cache: its header and its code.
     #[inline]
-    pub(crate) fn slot_bytes(&self, slot: usize) -> &'p [u8] {
-        &self.bytes[self.layout.slot_range(slot)]
+    pub(crate) fn prefetch(&self, slot: usize) {
+        let bytes = &self.bytes[self.layout.slot_range(slot)];
+        let start = self.layout.codes_at();
+        prefetch(&bytes[..SLOT_HEADER_LEN]);
+        prefetch(&bytes[start..start + self.layout.dims]);
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = Result<(usize, SlotView<'p>), PageError>> {

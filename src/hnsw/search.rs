@@ -14,7 +14,6 @@ use super::layout::{
 use super::params::Storage;
 use super::sketch::Estimator;
 use crate::page::{BlockNumber, PageError, PagePin, PageStore};
-use crate::vector::prefetch;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -619,6 +618,7 @@ impl Search {
         }
         let scored_before = reader.score_rest(blkno);
         reader.page(blkno, |page| {
+            (0..layout.slots_per_page()).for_each(|at| page.prefetch(at));
             for slot in page.slots() {
                 let (at, slot) = slot?;
                 if scored_before[at / 64] >> (at % 64) & 1 == 0
@@ -678,7 +678,7 @@ impl Search {
             }
             reader.page(blkno, |page| {
                 for link in group {
-                    prefetch(page.slot_bytes(layout.slot_of(link.id)));
+                    page.prefetch(layout.slot_of(link.id));
                 }
                 for link in group {
                     let slot = page.slot(layout.slot_of(link.id))?;
