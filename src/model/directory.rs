@@ -15,7 +15,7 @@ use super::{
 use crate::text::{TokenizerSpec, compile_vocab};
 
 /// Longest file beside the weights, in bytes.
-const MAX_SIDE_FILE: u64 = 64 << 20;
+const MAX_SIDE_FILE: u64 = 16 << 20;
 
 /// A checked model directory, its weights in memory.
 pub struct ModelDir {

@@ -25,7 +25,7 @@ use crate::text::TokenizerSpec;
 /// Longest JSON file beside the tokenizer's, in bytes.
 const MAX_JSON: u64 = 4 << 20;
 /// Longest tokenizer file, in bytes.
-const MAX_TOKENIZER: u64 = 64 << 20;
+const MAX_TOKENIZER: u64 = 16 << 20;
 
 /// What the caller decides instead of the directory.
 #[derive(Debug, Clone)]

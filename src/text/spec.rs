@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{MAX_VOCAB, TextError};
 
 /// Longest `tokenizer.json` that is read, in bytes.
-pub const MAX_TOKENIZER_JSON: usize = 64 << 20;
+pub const MAX_TOKENIZER_JSON: usize = 16 << 20;
 /// Longest token, in bytes.
 const MAX_TOKEN_BYTES: usize = 1 << 10;
 /// Added tokens that a text is searched for.
@@ -67,12 +67,13 @@ impl TokenizerSpec {
         if json.len() > MAX_TOKENIZER_JSON {
             return Err(invalid("file", format!("at most {MAX_TOKENIZER_JSON} bytes"), json.len()));
         }
+        // The kinds first, which allocates nothing for what is then refused.
+        let kinds: KindsFile = serde_json::from_slice(json)?;
+        expect_kind("normalizer", "BertNormalizer", kinds.normalizer)?;
+        expect_kind("pre-tokenizer", "BertPreTokenizer", kinds.pre_tokenizer)?;
+        expect_kind("model", "WordPiece", kinds.model)?;
         let file: TokenizerFile = serde_json::from_slice(json)?;
-        let normalizer = typed("normalizer", "BertNormalizer", file.normalizer)?;
-        typed("pre-tokenizer", "BertPreTokenizer", file.pre_tokenizer)?;
-        let model = typed("model", "WordPiece", file.model)?;
-        let normalizer: NormalizerFile = serde_json::from_value(normalizer)?;
-        let model: ModelFile = serde_json::from_value(model)?;
+        let (normalizer, model) = (file.normalizer, file.model);
         if model.continuing_subword_prefix != "##" {
             return Err(TextError::Unsupported {
                 part: "continuing_subword_prefix",
@@ -257,10 +258,23 @@ impl TokenizerSpec {
 struct TokenizerFile {
     #[serde(default)]
     added_tokens: Vec<AddedFile>,
-    normalizer: Value,
-    pre_tokenizer: Value,
+    normalizer: NormalizerFile,
+    #[serde(default)]
     post_processor: Value,
-    model: Value,
+    model: ModelFile,
+}
+
+#[derive(Deserialize)]
+struct KindsFile {
+    normalizer: Option<KindFile>,
+    pre_tokenizer: Option<KindFile>,
+    model: Option<KindFile>,
+}
+
+#[derive(Deserialize)]
+struct KindFile {
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -292,13 +306,17 @@ struct ModelFile {
 #[derive(Deserialize)]
 struct VocabFile(HashMap<String, u32>);
 
-fn typed(part: &'static str, expected: &'static str, value: Value) -> Result<Value, TextError> {
-    let kind = match &value {
-        Value::Null => "none",
-        value => value.get("type").and_then(Value::as_str).unwrap_or("an unnamed type"),
+fn expect_kind(
+    part: &'static str,
+    expected: &'static str,
+    kind: Option<KindFile>,
+) -> Result<(), TextError> {
+    let kind = match &kind {
+        None => "none",
+        Some(kind) => kind.kind.as_deref().unwrap_or("an unnamed type"),
     };
     if kind == expected {
-        return Ok(value);
+        return Ok(());
     }
     Err(TextError::Unsupported { part, expected, got: shortened(kind).to_owned() })
 }
