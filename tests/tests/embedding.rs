@@ -308,6 +308,13 @@ fn aggregates_sum_in_double_precision_alone_and_in_parallel() {
         ),
         ["[2]", "[3]", "[5]"]
     );
+    // Outside of an aggregate a state is a constant like any other.
+    for state in ["{0}", "{1,2}"] {
+        let call = format!("embedding_accum('{state}', '[3]')");
+        let twice = format!("SELECT {call} = {call} FROM generate_series(1, 2)");
+        assert_eq!(cluster.column(&twice), ["t", "t"]);
+    }
+    assert_eq!(one("embedding_accum('{1,2}', '[3]')"), "{2,5}");
     for state in ["'{}'", "'{NULL}'", "'{{1}}'"] {
         let sql = format!("SELECT embedding_accum({state}::float8[], '[1]'::embedding)");
         assert_eq!(cluster.error(&sql).message, "invalid aggregate state");
