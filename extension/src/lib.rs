@@ -1,7 +1,7 @@
 //! The PostgreSQL extension `distilface`: semantic search in the backend's own process.
 //!
 //! `pg/` alone touches PostgreSQL's C API; `embedding/` is the type, `embed/` turns text into vectors;
-//! the access method `distilface_hnsw` is `pg/am/`. The algorithms live in `distilface-core`.
+//! the access methods are `pg/am/` (`distilface_hnsw`) and `pg/bm25/` (`distilface_bm25`). The algorithms live in `distilface-core`.
 
 mod embed;
 mod embedding;
@@ -19,12 +19,15 @@ pgrx::extension_sql_file!(
     requires = ["embedding"]
 );
 pgrx::extension_sql_file!("../../sql/hnsw.sql", name = "hnsw", requires = ["access_method"]);
+pgrx::extension_sql_file!("../../sql/bm25.sql", name = "bm25", requires = ["access_method"]);
+pgrx::extension_sql_file!("../../sql/search.sql", name = "search", requires = ["bm25", "hnsw"]);
 
 /// Runs when a backend loads the library.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
     pg::am::options::define();
+    pg::bm25::options::define();
     pg::statement::install();
     pg::am::similarity::install();
 }

@@ -16,11 +16,12 @@
 //!
 //! Equal scores come in the order of segments and documents.
 
+use super::engine::{SegmentBuilder, TINY_BUDGET};
 use super::error::Bm25Error;
 use super::layout::HeapTid;
 use super::query::{Compiled, Query, compile};
 use super::view::View;
-use super::weight::Bm25Leaf;
+use super::weight::{Bm25Leaf, TermScorer};
 use crate::page::{PageError, PageStore};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
@@ -98,7 +99,7 @@ impl Prepared {
             clauses.push((Occur::Must, Box::new(ConstScoreQuery::new(compiled.query, 0.0))));
         }
         let query = Box::new(BooleanQuery::new(clauses));
-        Ok(Self { compiled: Compiled { query, leaves, columns } })
+        Ok(Self { compiled: Compiled { query, leaves, columns, any_of: None } })
     }
 
     /// Columns that the query's positive clauses look into.
@@ -392,7 +393,14 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
 /// Scores single texts by an index's statistics, as a sequential scan needs it.
 pub struct TextScorer<S> {
     view: Arc<View<S>>,
-    weight: Box<dyn Weight>,
+    way: Way,
+}
+
+enum Way {
+    /// Any of some terms: counted in the text, without a segment.
+    Terms(TermScorer),
+    /// Anything else: the text becomes a segment of one document.
+    Segment(Box<dyn Weight>),
 }
 
 impl<S: PageStore + Send + Sync + 'static> TextScorer<S> {
@@ -401,18 +409,27 @@ impl<S: PageStore + Send + Sync + 'static> TextScorer<S> {
     /// # Errors
     /// As for [`RankedScan::new`].
     pub fn new(view: Arc<View<S>>, prepared: &Prepared) -> Result<Self, Bm25Error> {
-        let weight = prepared.weight(&view)?;
-        Ok(Self { view, weight })
+        let way = match &prepared.compiled.any_of {
+            Some(terms) => Way::Terms(
+                TermScorer::new(&view.searcher, &view.params, terms)
+                    .map_err(|error| view.explain(error))?,
+            ),
+            None => Way::Segment(prepared.weight(&view)?),
+        };
+        Ok(Self { view, way })
     }
 
     /// The score of a row with these texts, one a column; nothing where it does not match.
     ///
     /// # Errors
     /// [`Bm25Error::Page`] where a page is damaged.
-    pub fn score(&self, texts: &[Option<&str>]) -> Result<Option<f32>, Bm25Error> {
+    pub fn score(&mut self, texts: &[Option<&str>]) -> Result<Option<f32>, Bm25Error> {
+        let weight = match &mut self.way {
+            Way::Terms(scorer) => return Ok(scorer.score(texts)),
+            Way::Segment(weight) => weight,
+        };
         let tid = HeapTid { block: 0, offset: 1 };
-        let mut builder =
-            super::engine::SegmentBuilder::new(&self.view.params, super::engine::TINY_BUDGET)?;
+        let mut builder = SegmentBuilder::new(&self.view.params, TINY_BUDGET)?;
         builder.add(texts.iter().copied(), tid)?;
         let index: Index = builder.finish_index()?;
         let reader = index
@@ -421,8 +438,7 @@ impl<S: PageStore + Send + Sync + 'static> TextScorer<S> {
             .doc_store_cache_num_blocks(0)
             .try_into()?;
         let searcher = reader.searcher();
-        let mut scorer = self
-            .weight
+        let mut scorer = weight
             .scorer(searcher.segment_reader(0), 1.0)
             .map_err(|error| self.view.explain(error))?;
         Ok((scorer.doc() == 0).then(|| scorer.score()))

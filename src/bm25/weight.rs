@@ -6,6 +6,7 @@
 //! 2009, with tantivy's idf, `ln(1 + (N − n + 0.5) / (n + 0.5))`, and its lengths of one byte.
 
 use super::params::{Bm25Params, DEFAULT_B, DEFAULT_K1};
+use super::query::AnyOf;
 use tantivy::fieldnorm::FieldNormReader;
 use tantivy::postings::{Postings, SegmentPostings};
 use tantivy::query::{
@@ -13,7 +14,8 @@ use tantivy::query::{
     TermQuery, Weight,
 };
 use tantivy::schema::IndexRecordOption;
-use tantivy::{DocId, DocSet, Score, SegmentReader, Term};
+use tantivy::tokenizer::TextAnalyzer;
+use tantivy::{DocId, DocSet, Score, Searcher, SegmentReader, Term};
 
 /// An index's constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -159,6 +161,76 @@ impl Weight for LeafWeight {
             )));
         }
         Ok(Explanation::new("BM25 with the index's k1 and b", scorer.score()))
+    }
+}
+
+/// Scores texts that are in no segment by the terms that occur in them.
+pub(crate) struct TermScorer {
+    columns: Vec<ColumnScorer>,
+}
+
+struct ColumnScorer {
+    column: usize,
+    analyzer: TextAnalyzer,
+    norms: Box<[f32; 256]>,
+    /// Terms, what a query weighs them, and how often the text at hand has them.
+    terms: Vec<(String, f32, u32)>,
+}
+
+impl TermScorer {
+    pub(crate) fn new(
+        searcher: &Searcher,
+        params: &Bm25Params,
+        terms: &[AnyOf],
+    ) -> tantivy::Result<Self> {
+        let constants = Constants { k1: params.k1(), b: params.b() };
+        let (_, fields) = params.schema();
+        let docs = searcher.total_num_docs()?;
+        let mut columns: Vec<ColumnScorer> = Vec::new();
+        for AnyOf { column, text, boost } in terms {
+            let field = fields[*column];
+            let at = match columns.iter().position(|known| known.column == *column) {
+                Some(at) => at,
+                None => {
+                    let average = searcher.total_num_tokens(field)? as f32 / docs as f32;
+                    columns.push(ColumnScorer {
+                        column: *column,
+                        analyzer: params.columns()[*column].config.analyzer(),
+                        norms: length_norms(constants, average),
+                        terms: Vec::new(),
+                    });
+                    columns.len() - 1
+                }
+            };
+            let term = Term::from_field_text(field, text);
+            let idf = sum_of_idfs(searcher, std::slice::from_ref(&term), docs)?;
+            let weight = idf * (1.0 + constants.k1) * boost;
+            columns[at].terms.push((text.clone(), weight, 0));
+        }
+        Ok(Self { columns })
+    }
+
+    /// The score of a row with these texts; nothing where no term occurs.
+    pub(crate) fn score(&mut self, texts: &[Option<&str>]) -> Option<f32> {
+        let mut score = None;
+        for column in &mut self.columns {
+            let Some(text) = texts.get(column.column).copied().flatten() else { continue };
+            let mut length = 0_u32;
+            column.terms.iter_mut().for_each(|(_, _, count)| *count = 0);
+            let mut stream = column.analyzer.token_stream(text);
+            while let Some(token) = stream.next() {
+                length = length.saturating_add(1);
+                for (term, _, count) in &mut column.terms {
+                    *count += u32::from(*term == token.text);
+                }
+            }
+            let norm = column.norms[usize::from(FieldNormReader::fieldnorm_to_id(length))];
+            for (_, weight, count) in column.terms.iter().filter(|(_, _, count)| *count > 0) {
+                let frequency = *count as f32;
+                *score.get_or_insert(0.0) += weight * (frequency / (frequency + norm));
+            }
+        }
+        score
     }
 }
 

@@ -11,7 +11,7 @@
 use super::interrupts;
 use distilface_core::page::{
     BlockNumber, LockMode, MAX_TXN_PAGES, PAGE_CONTENT, PAGE_HEADER, PAGE_SIZE, PageError, PagePin,
-    PageStore, PageTxn, UpdateLock,
+    PageStore, PageTxn, UpdateLock, Wait,
 };
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -27,6 +27,8 @@ const NEW_PAGE: BlockNumber = pg_sys::InvalidBlockNumber;
 
 /// The page whose number [`PageStore::lock_updates`] locks.
 const METAPAGE: BlockNumber = 0;
+/// The page whose number [`PageStore::lock_maintenance`] locks.
+const MAINTENANCE_PAGE: BlockNumber = 1;
 
 /// `InvalidSubTransactionId`.
 const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
@@ -228,7 +230,27 @@ impl PageStore for SharedBuffers {
         let relation = self.relation;
         // SAFETY: the relation is open; the lock manager raises an error on a deadlock or cancel.
         unsafe { pg_sys::LockPage(relation, METAPAGE, lockmode as pg_sys::LOCKMODE) };
-        Ok(UpdateLock::held(HeldPageLock { relation, lockmode: lockmode as pg_sys::LOCKMODE }))
+        let lockmode = lockmode as pg_sys::LOCKMODE;
+        Ok(UpdateLock::held(HeldPageLock { relation, page: METAPAGE, lockmode }))
+    }
+
+    fn lock_maintenance(&self, wait: Wait) -> Result<Option<UpdateLock<'_>>, PageError> {
+        if self.logging == Logging::Deferred {
+            return Ok(Some(UpdateLock::none()));
+        }
+        let (relation, page) = (self.relation, MAINTENANCE_PAGE);
+        let lockmode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+        // SAFETY: the relation is open; the lock manager raises an error on a deadlock or cancel.
+        let held = unsafe {
+            match wait {
+                Wait::Yes => {
+                    pg_sys::LockPage(relation, page, lockmode);
+                    true
+                }
+                Wait::No => pg_sys::ConditionalLockPage(relation, page, lockmode),
+            }
+        };
+        Ok(held.then(|| UpdateLock::held(HeldPageLock { relation, page, lockmode })))
     }
 
     fn check_interrupts(&self) -> Result<(), PageError> {
@@ -253,9 +275,10 @@ unsafe fn vacuum_delay_point() {
     unsafe { pg_sys::vacuum_delay_point(false) }
 }
 
-/// A heavyweight lock on the metapage's number.
+/// A heavyweight lock on a page's number.
 struct HeldPageLock {
     relation: pg_sys::Relation,
+    page: BlockNumber,
     lockmode: pg_sys::LOCKMODE,
 }
 
@@ -263,7 +286,7 @@ impl Drop for HeldPageLock {
     fn drop(&mut self) {
         if !panicking() {
             // SAFETY: taken by `lock_updates`; the store that borrowed the relation outlives this.
-            unsafe { pg_sys::UnlockPage(self.relation, METAPAGE, self.lockmode) };
+            unsafe { pg_sys::UnlockPage(self.relation, self.page, self.lockmode) };
         }
     }
 }

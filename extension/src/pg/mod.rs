@@ -9,6 +9,7 @@
 
 pub mod am;
 pub mod array;
+pub mod bm25;
 pub mod buffers;
 pub mod embedding;
 pub mod hash;

@@ -20,6 +20,16 @@ pub(crate) struct Compiled {
     pub(crate) leaves: Vec<Leaf>,
     /// Columns that contribute scores.
     pub(crate) columns: Vec<usize>,
+    /// The query's terms where it asks for any of them and nothing else.
+    pub(crate) any_of: Option<Vec<AnyOf>>,
+}
+
+/// One of the terms that a query asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AnyOf {
+    pub(crate) column: usize,
+    pub(crate) text: String,
+    pub(crate) boost: f32,
 }
 
 /// A positive condition on the terms of a column.
@@ -52,11 +62,17 @@ pub(crate) fn compile(
         leaves: Vec::new(),
         columns: Vec::new(),
     };
-    let query = compiler.node(&query.root)?.unwrap_or_else(|| Box::new(EmptyQuery));
+    let compiled = compiler.node(&query.root)?.unwrap_or_else(|| Box::new(EmptyQuery));
+    let mut terms = Vec::new();
+    let any_of = compiler.any_of(&query.root, 1.0, &mut terms).then_some(terms);
     compiler.columns.sort_unstable();
     compiler.columns.dedup();
-    Ok(Compiled { query, leaves: compiler.leaves, columns: compiler.columns })
+    let Compiler { leaves, columns, .. } = compiler;
+    Ok(Compiled { query: compiled, leaves, columns, any_of })
 }
+
+/// Most terms that [`Compiled::any_of`] lists.
+const MAX_ANY_OF: usize = 64;
 
 struct Compiler<'a> {
     params: &'a Bm25Params,
@@ -134,6 +150,41 @@ impl Compiler<'_> {
                     .collect(),
             ))),
         })
+    }
+
+    /// Collects the terms of a node that asks for any of them; false where it asks for more.
+    fn any_of(&mut self, node: &Node, boost: f32, out: &mut Vec<AnyOf>) -> bool {
+        let (name, text, single) = match node {
+            Node::Word { column, text } => (column, text, true),
+            Node::AnyWord { text } => (&None, text, false),
+            Node::Boost(node, by) => return self.any_of(node, boost * by, out),
+            Node::Clauses(clauses) => {
+                return clauses
+                    .iter()
+                    .all(|(occur, node)| *occur == Occur::Should && self.any_of(node, boost, out));
+            }
+            _ => return false,
+        };
+        let columns = match name {
+            None => self.defaults.to_vec(),
+            Some((name, _)) => {
+                self.names.iter().position(|known| known == name).into_iter().collect()
+            }
+        };
+        for column in columns {
+            let mut texts: Vec<String> = Vec::new();
+            for token in self.tokens(column, text) {
+                if !texts.contains(&token.text) {
+                    texts.push(token.text);
+                }
+            }
+            if texts.len() > if single { 1 } else { MAX_ANY_OF } {
+                return false;
+            }
+            let boost = boost * self.params.columns()[column].boost;
+            out.extend(texts.into_iter().map(|text| AnyOf { column, text, boost }));
+        }
+        true
     }
 
     fn columns_of(&mut self, name: &super::ColumnName) -> Result<Columns<'_, Self>, QueryError> {

@@ -241,10 +241,19 @@ fn one_text_scores_as_its_row_does() {
         let store = inserted(&texts, &params());
         set_constants(&*store, k1, b).expect("valid constants");
         let view = Arc::new(View::open(Arc::clone(&store), 0).expect("opens"));
-        for query in ["w0 w1", "w1 AND w2", "\"w1 w0\"", "w1*", "w12~1", "[w1 TO w2]", "NOT w1"] {
+        for query in [
+            "w0 w1",
+            "w0^2 (w5 w9)",
+            "w1 AND w2",
+            "\"w1 w0\"",
+            "w1*",
+            "w12~1",
+            "[w1 TO w2]",
+            "NOT w1",
+        ] {
             let prepared = Prepared::new(&view, &Query::parse(query).expect("parses"), BODY)
                 .expect("compiles");
-            let scorer = TextScorer::new(Arc::clone(&view), &prepared).expect("compiles");
+            let mut scorer = TextScorer::new(Arc::clone(&view), &prepared).expect("compiles");
             let rows: HashMap<u32, f32> = search(&store, query, 1000).into_iter().collect();
             for (row, text) in (0..).zip(&texts) {
                 let score = scorer.score(&[Some(text)]).expect("scores");

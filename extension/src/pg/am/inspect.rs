@@ -2,6 +2,7 @@
 
 use super::index::IndexRelation;
 use super::raise;
+use crate::pg::bm25;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::report::Report;
 use distilface_core::hnsw::{self, CheckReport, HnswError, IndexInfo};
@@ -60,10 +61,13 @@ fn distilface_index_info(
 /// Every broken invariant of an index, in words; no row when there is none.
 #[pg_extern(sql = false)]
 fn distilface_index_check(index: pg_sys::Oid) -> SetOfIterator<'static, String> {
+    if let Some(problems) = bm25::functions::check_if_ours(index) {
+        return SetOfIterator::new(problems);
+    }
     let report: CheckReport = visit(index, hnsw::check).unwrap_or_default();
     let unsaid = report.violation_count.saturating_sub(report.violations.len() as u64);
     let rest = (unsaid > 0).then(|| format!("and {unsaid} more"));
-    SetOfIterator::new(report.violations.into_iter().chain(rest))
+    SetOfIterator::new(report.violations.into_iter().chain(rest).collect::<Vec<_>>())
 }
 
 /// Runs `look` over the pages of an index that the current user owns; `None` where it has none yet.

@@ -1,0 +1,75 @@
+//! What an index scan costs.
+//!
+//! A query opens the segments, finds its terms' postings and reads as much of them as the early
+//! end of a top-k search leaves; most of it is paid before the first row. A row costs its heap TID's
+//! page. A condition's share of the rows is the operator's estimate.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// Share of an index's pages that a query touches.
+const TOUCHED_SHARE: f64 = 0.02;
+/// Operators' worth of work for each row that the terms' postings hold.
+const WORK_PER_POSTING: f64 = 0.2;
+
+/// Estimates the scan that `path` describes.
+#[pg_guard]
+#[expect(clippy::too_many_arguments, reason = "PostgreSQL's signature")]
+pub unsafe extern "C-unwind" fn amcostestimate(
+    root: *mut pg_sys::PlannerInfo,
+    path: *mut pg_sys::IndexPath,
+    _loop_count: f64,
+    startup_cost: *mut pg_sys::Cost,
+    total_cost: *mut pg_sys::Cost,
+    selectivity: *mut pg_sys::Selectivity,
+    correlation: *mut f64,
+    pages: *mut f64,
+) {
+    // SAFETY: the planner's own arguments: a path over an index of this access method and places
+    // for the results.
+    unsafe {
+        let info = (*path).indexinfo;
+        let clauses = (*path).indexclauses;
+        *correlation = 0.0;
+        *pages = f64::from((*info).pages);
+        // Neither a condition nor an order: all rows, in no order that anybody asked for.
+        if clauses.is_null() && (*path).indexorderbys.is_null() {
+            *selectivity = 1.0;
+            *startup_cost = f64::INFINITY;
+            *total_cost = f64::INFINITY;
+            return;
+        }
+        *selectivity = clauses_selectivity(root, path);
+        let (mut random_page_cost, mut seq_page_cost) = (0.0, 0.0);
+        pg_sys::get_tablespace_page_costs(
+            (*info).reltablespace,
+            &mut random_page_cost,
+            &mut seq_page_cost,
+        );
+        let rows = (*info).tuples.max(1.0);
+        let found = rows * *selectivity;
+        let touched = (f64::from((*info).pages) * TOUCHED_SHARE).clamp(1.0, 200.0);
+        let postings = (rows * 0.1).min(1e5);
+        let work = pg_sys::cpu_operator_cost * WORK_PER_POSTING * postings;
+        *startup_cost = touched * seq_page_cost + random_page_cost + work;
+        let tid_pages = (found / 200.0).max(1.0).min(f64::from((*info).pages).max(1.0));
+        *total_cost = *startup_cost
+            + found * (pg_sys::cpu_index_tuple_cost + pg_sys::cpu_operator_cost)
+            + tid_pages * seq_page_cost;
+    }
+}
+
+unsafe fn clauses_selectivity(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::IndexPath) -> f64 {
+    // SAFETY: the planner's own lists.
+    unsafe {
+        let clauses = pg_sys::get_quals_from_indexclauses((*path).indexclauses);
+        let relid = (*(*(*path).indexinfo).rel).relid as i32;
+        pg_sys::clauselist_selectivity(
+            root,
+            clauses,
+            relid,
+            pg_sys::JoinType::JOIN_INNER,
+            std::ptr::null_mut(),
+        )
+    }
+}

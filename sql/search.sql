@@ -1,0 +1,249 @@
+-- Hybrid search: one statement over the semantic and the lexical index of a table. The functions
+-- write plain SQL and run it as the caller, so privileges and row-level security are the caller's;
+-- distilface_search_sql shows what is run.
+
+CREATE FUNCTION distilface.search_condition(target regclass, filter jsonb) RETURNS text
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	name text;
+	value jsonb;
+	op text;
+	operand jsonb;
+	type text;
+	conditions text[] := '{}';
+	ops CONSTANT jsonb := '{"eq": "=", "ne": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}';
+BEGIN
+	IF filter IS NULL THEN
+		RETURN NULL;
+	END IF;
+	IF jsonb_typeof(filter) <> 'object' THEN
+		RAISE EXCEPTION 'filter must be a JSON object, not %', jsonb_typeof(filter)
+			USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example {"lang": "en", "year": {"gte": 2020}}.';
+	END IF;
+	FOR name, value IN SELECT e.key, e.value FROM jsonb_each(filter) e ORDER BY e.key LOOP
+		SELECT format_type(a.atttypid, a.atttypmod) INTO type
+			FROM pg_attribute a
+			WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
+		IF NOT FOUND THEN
+			RAISE EXCEPTION 'column "%" of filter does not exist in %', name, target
+				USING ERRCODE = 'undefined_column';
+		END IF;
+		IF jsonb_typeof(value) = 'null' THEN
+			conditions := conditions || format('t.%I IS NULL', name);
+		ELSIF jsonb_typeof(value) = 'array' THEN
+			conditions := conditions || format('t.%I = ANY (%L::%s[])', name,
+				ARRAY(SELECT jsonb_array_elements_text(value)), type);
+		ELSIF jsonb_typeof(value) <> 'object' THEN
+			conditions := conditions || format('t.%I = %L::%s', name, value #>> '{}', type);
+		ELSE
+			FOR op, operand IN SELECT e.key, e.value FROM jsonb_each(value) e ORDER BY e.key LOOP
+				IF op = 'in' AND jsonb_typeof(operand) = 'array' THEN
+					conditions := conditions || format('t.%I = ANY (%L::%s[])', name,
+						ARRAY(SELECT jsonb_array_elements_text(operand)), type);
+				ELSIF ops ? op AND jsonb_typeof(operand) NOT IN ('array', 'object') THEN
+					conditions := conditions
+						|| format('t.%I %s %L::%s', name, ops ->> op, operand #>> '{}', type);
+				ELSE
+					RAISE EXCEPTION 'unknown condition "%" on column "%"', op, name
+						USING ERRCODE = 'invalid_parameter_value',
+						HINT = 'Known are eq, ne, lt, lte, gt, gte with a value and in with an array.';
+				END IF;
+			END LOOP;
+		END IF;
+	END LOOP;
+	RETURN NULLIF(array_to_string(conditions, ' AND '), '');
+END
+$$;
+
+-- The first valid index of an access method on a table: its columns in key order, and of the first
+-- column the type and the operator that orders by it.
+CREATE FUNCTION distilface.search_index(target regclass, am text, columns text[],
+	OUT index regclass, OUT keys text[], OUT key_type regtype, OUT operator text)
+	RETURNS record
+	LANGUAGE sql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT i.indexrelid::regclass,
+		ARRAY(SELECT a.attname::text FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k(attnum, place)
+			JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+			WHERE k.place <= i.indnkeyatts ORDER BY k.place),
+		(SELECT a.atttypid::regtype FROM pg_attribute a
+			WHERE a.attrelid = i.indrelid AND a.attnum = i.indkey[0]),
+		(SELECT format('OPERATOR(%I.%s)', n.nspname, p.oprname)
+			FROM pg_opclass c
+			JOIN pg_amop o ON o.amopfamily = c.opcfamily AND o.amoppurpose = 'o'
+			JOIN pg_operator p ON p.oid = o.amopopr
+			JOIN pg_namespace n ON n.oid = p.oprnamespace
+			WHERE c.oid = i.indclass[0] ORDER BY o.amopstrategy LIMIT 1)
+	FROM pg_index i
+	JOIN pg_class r ON r.oid = i.indexrelid
+	JOIN pg_am m ON m.oid = r.relam
+	WHERE i.indrelid = target AND m.amname = am AND i.indisvalid AND i.indpred IS NULL
+		AND i.indkey[0] <> 0
+		AND (columns IS NULL OR EXISTS (SELECT FROM pg_attribute a
+			WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::smallint[])
+				AND a.attname = ANY (columns)))
+	ORDER BY i.indexrelid LIMIT 1
+$$;
+
+CREATE FUNCTION distilface_search_sql("table" regclass, query text, k integer DEFAULT 10,
+	mode text DEFAULT 'hybrid', columns text[] DEFAULT NULL, filter jsonb DEFAULT NULL,
+	weights real[] DEFAULT '{1,1}', rrf_k integer DEFAULT 60, candidates integer DEFAULT 200,
+	fusion text DEFAULT 'rrf')
+	RETURNS text
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	own CONSTANT text := (SELECT quote_ident(n.nspname) FROM pg_extension e
+		JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'distilface');
+	semantic_index regclass;
+	semantic_keys text[];
+	semantic_type regtype;
+	semantic_operator text;
+	lexical_index regclass;
+	lexical_keys text[];
+	condition CONSTANT text := distilface.search_condition("table", filter);
+	kept integer;
+	lexical_columns text[];
+	words text;
+	config text;
+	semantic_leg text;
+	lexical_leg text;
+	share text;
+	snippet text := 'NULL::text';
+BEGIN
+	IF k NOT BETWEEN 1 AND 10000 THEN
+		RAISE EXCEPTION 'k must be from 1 to 10000, got %', k
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF mode NOT IN ('hybrid', 'semantic', 'lexical') THEN
+		RAISE EXCEPTION 'unknown mode "%"', mode USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Modes are hybrid, semantic and lexical.';
+	END IF;
+	IF fusion NOT IN ('rrf', 'normalized') THEN
+		RAISE EXCEPTION 'unknown fusion "%"', fusion USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Lists are fused by rrf (ranks) or normalized (scores).';
+	END IF;
+	IF cardinality(weights) <> 2 OR array_position(weights, NULL) IS NOT NULL THEN
+		RAISE EXCEPTION 'weights must be two numbers, of the semantic and the lexical list'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF rrf_k < 0 OR candidates < 1 THEN
+		RAISE EXCEPTION 'rrf_k must be at least 0 and candidates at least 1, got % and %',
+			rrf_k, candidates USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	kept := greatest(k, candidates);
+
+	IF mode <> 'lexical' THEN
+		-- The columns name texts; an embedding's column has another name.
+		SELECT i.index, i.keys, i.key_type, i.operator
+			INTO semantic_index, semantic_keys, semantic_type, semantic_operator
+			FROM unnest(ARRAY[true, false]) named,
+				distilface.search_index("table", 'distilface_hnsw', CASE WHEN named THEN columns END) i
+			WHERE i.index IS NOT NULL ORDER BY named DESC LIMIT 1;
+	END IF;
+	IF mode <> 'semantic' THEN
+		SELECT i.index, i.keys INTO lexical_index, lexical_keys
+			FROM distilface.search_index("table", 'distilface_bm25', columns) i;
+	END IF;
+	IF semantic_index IS NULL AND lexical_index IS NULL THEN
+		RAISE EXCEPTION 'no index of % can answer a % search', "table", mode
+			USING ERRCODE = 'undefined_object',
+			HINT = 'CREATE INDEX ... USING distilface_hnsw (an embedding column), or USING distilface_bm25 (text columns).';
+	END IF;
+	IF mode = 'hybrid' AND semantic_index IS NULL THEN
+		RAISE NOTICE 'search of % is lexical only', "table"
+			USING HINT = 'There is no distilface_hnsw index.';
+	ELSIF mode = 'hybrid' AND lexical_index IS NULL THEN
+		RAISE NOTICE 'search of % is semantic only', "table"
+			USING HINT = 'There is no distilface_bm25 index.';
+	END IF;
+
+	IF mode <> 'lexical' AND semantic_index IS NOT NULL THEN
+		semantic_leg := format(
+			'SELECT t.tableoid, t.ctid, t.%1$I %2$s %3$s AS distance FROM %4$s t%5$s ORDER BY t.%1$I %2$s %3$s LIMIT %6$s',
+			semantic_keys[1], semantic_operator,
+			CASE WHEN semantic_type = 'text'::regtype THEN format('%L::text', query)
+				ELSE format('%s.distilface_embed_query(%L)', own, query) END,
+			"table", ' WHERE ' || concat_ws(' AND ', format('t.%I IS NOT NULL', semantic_keys[1]), condition),
+			kept);
+	END IF;
+	IF mode <> 'semantic' AND lexical_index IS NOT NULL THEN
+		EXECUTE format('SELECT %s.distilface_query($1)', own) INTO words USING query;
+		lexical_columns := ARRAY(SELECT c FROM unnest(lexical_keys) c
+			WHERE columns IS NULL OR c = ANY (columns));
+		-- A column's best rows each; a row that several columns bring counts with the sum.
+		lexical_leg := (SELECT string_agg(format(
+				'(SELECT t.tableoid, t.ctid, -(t.%1$I OPERATOR(%2$s.<@>) %3$L::text) AS score FROM %4$s t WHERE %5$s ORDER BY t.%1$I OPERATOR(%2$s.<@>) %3$L::text LIMIT %6$s)',
+				c, own, words, "table",
+				concat_ws(' AND ', format('t.%I OPERATOR(%s.@@@) %L::text', c, own, words), condition),
+				kept), ' UNION ALL ')
+			FROM unnest(lexical_columns) c);
+		lexical_leg := format('SELECT tableoid, ctid, sum(score) AS score FROM (%s) found GROUP BY tableoid, ctid ORDER BY score DESC, tableoid, ctid LIMIT %s',
+			lexical_leg, kept);
+		EXECUTE format('SELECT i.text_configs[array_position(i.columns, $2)] FROM %s.distilface_bm25_info(coalesce((SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf LIMIT 1), $1)) i', own)
+			INTO config USING lexical_index, lexical_columns[1];
+		snippet := format('%s.distilface_highlight(t.%I, %L, %L, max_chars => 200)', own,
+			lexical_columns[1], words, coalesce(config, 'simple'));
+	END IF;
+
+	share := CASE fusion WHEN 'rrf' THEN '%1$s::float8 / (%2$s + %3$s.rank)'
+		ELSE '%1$s::float8 * %3$s.share' END;
+	RETURN format($sql$WITH semantic AS (
+	SELECT tableoid, ctid, distance,
+		row_number() OVER (ORDER BY distance, tableoid, ctid) AS rank,
+		coalesce((max(distance) OVER () - distance) / nullif(max(distance) OVER () - min(distance) OVER (), 0), 1) AS share
+	FROM (%1$s) leg
+), lexical AS (
+	SELECT tableoid, ctid, score,
+		row_number() OVER (ORDER BY score DESC, tableoid, ctid) AS rank,
+		coalesce((score - min(score) OVER ()) / nullif(max(score) OVER () - min(score) OVER (), 0), 1) AS share
+	FROM (%2$s) leg
+), fused AS (
+	SELECT tableoid, ctid,
+		coalesce(%3$s, 0) + coalesce(%4$s, 0) AS score,
+		s.rank::integer AS semantic_rank, l.rank::integer AS lexical_rank,
+		s.distance AS semantic_distance, l.score AS lexical_score
+	FROM semantic s FULL JOIN lexical l USING (tableoid, ctid)
+	ORDER BY score DESC, tableoid, ctid LIMIT %5$s
+)
+SELECT f.tableoid, f.ctid, f.score, f.semantic_rank, f.lexical_rank, f.semantic_distance,
+	f.lexical_score, %6$s AS snippet
+FROM fused f JOIN %7$s t ON t.ctid = f.ctid AND t.tableoid = f.tableoid
+ORDER BY f.score DESC, f.tableoid, f.ctid$sql$,
+		coalesce(semantic_leg, 'SELECT NULL::oid AS tableoid, NULL::tid AS ctid, NULL::float8 AS distance WHERE false'),
+		coalesce(lexical_leg, 'SELECT NULL::oid AS tableoid, NULL::tid AS ctid, NULL::float8 AS score WHERE false'),
+		format(share, weights[1], rrf_k, 's'), format(share, weights[2], rrf_k, 'l'),
+		k, snippet, "table");
+END
+$$;
+COMMENT ON FUNCTION distilface_search_sql(regclass, text, integer, text, text[], jsonb, real[], integer, integer, text)
+	IS 'the plain SQL that distilface_search runs';
+
+CREATE FUNCTION distilface_search("table" regclass, query text, k integer DEFAULT 10,
+	mode text DEFAULT 'hybrid', columns text[] DEFAULT NULL, filter jsonb DEFAULT NULL,
+	weights real[] DEFAULT '{1,1}', rrf_k integer DEFAULT 60, candidates integer DEFAULT 200,
+	fusion text DEFAULT 'rrf')
+	RETURNS TABLE (tableoid oid, ctid tid, score double precision, semantic_rank integer,
+		lexical_rank integer, semantic_distance double precision, lexical_score double precision,
+		snippet text)
+	LANGUAGE plpgsql STABLE ROWS 10
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	own CONSTANT text := (SELECT quote_ident(n.nspname) FROM pg_extension e
+		JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'distilface');
+	statement text;
+BEGIN
+	EXECUTE format('SELECT %s.distilface_search_sql($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)', own)
+		INTO statement
+		USING "table", query, k, mode, columns, filter, weights, rrf_k, candidates, fusion;
+	RETURN QUERY EXECUTE statement;
+END
+$$;
+COMMENT ON FUNCTION distilface_search(regclass, text, integer, text, text[], jsonb, real[], integer, integer, text)
+	IS 'ranked rows for a text, by meaning and by words';
