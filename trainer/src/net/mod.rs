@@ -175,6 +175,15 @@ impl Network {
         Network::from_weights(&config, self.pooling, self.products, weights)
     }
 
+    /// Scales what the last layer gives.
+    pub fn scale_last_norm(&mut self, factor: f32) {
+        for range in
+            self.places.layers.last().map(|layer| layer.norm2.clone()).into_iter().flatten()
+        {
+            self.weights[range].iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+
     /// Width of a vector.
     pub fn hidden(&self) -> usize {
         self.config.hidden

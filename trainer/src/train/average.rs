@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use distilface_core::model::ModelDir;
+use distilface_core::model::{ModelDir, Pooling};
 use distilface_core::training::Products;
 
 use super::output;
@@ -21,6 +21,10 @@ pub struct AverageArguments {
     /// The model's name [default: that of the output directory]
     #[arg(long)]
     name: Option<String>,
+    /// Pool the embedding output too, with this weight beside the last layer's 1 (the models pool
+    /// by mean; the result by mean-first-last, its last layer norm scaled)
+    #[arg(long, value_name = "WEIGHT")]
+    first_state: Option<f32>,
     /// Write the weights in f32 instead of bfloat16
     #[arg(long)]
     full_weights: bool,
@@ -62,10 +66,57 @@ pub fn average(arguments: AverageArguments) -> Result<(), Error> {
             }
         }
     }
-    if let Some((network, first)) = sum {
+    if let Some((mut network, first)) = sum {
+        if let Some(weight) = arguments.first_state {
+            network = with_first_state(network, weight)?;
+        }
         let out = &arguments.out;
         output::write(out, arguments.name, &first, &network, arguments.full_weights)?;
         println!("{} written", out.display());
     }
     Ok(())
+}
+
+/// The mean of first and last state weighs both alike, so the last layer norm, which nothing else
+/// reads, is scaled by one over the weight: the sum then points the same way.
+fn with_first_state(mut network: Network, weight: f32) -> Result<Network, Error> {
+    let wrong = |field: &str, expected, got: String| {
+        Err(Error::Recipe { field: field.to_owned(), expected, got })
+    };
+    if network.pooling != Pooling::Mean {
+        let got = network.pooling.as_str().to_owned();
+        return wrong("pooling", "mean, to add the first state to", got);
+    }
+    if !(weight > 0.0 && weight.is_finite()) {
+        return wrong("first-state", "a weight above 0", weight.to_string());
+    }
+    network.pooling = Pooling::MeanFirstLast;
+    network.scale_last_norm(1.0 / weight);
+    Ok(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::tests::{Fixture, relative_error};
+
+    #[test]
+    fn the_first_state_is_added_with_its_weight() {
+        let fixture = Fixture::open();
+        let texts = fixture.texts();
+        let unit = |mut x: Vec<f32>| {
+            x.chunks_exact_mut(16).for_each(crate::embedder::normalize);
+            x
+        };
+        let vectors = |pooling| fixture.network(pooling).forward(&texts, None, None);
+        let (last, both) = (vectors(Pooling::Mean), vectors(Pooling::MeanFirstLast));
+        // Twice the mean of first and last, less the last, is the first.
+        let expected: Vec<f32> =
+            both.iter().zip(&last).map(|(both, last)| last + 0.4 * (2.0 * both - last)).collect();
+        let network = with_first_state(fixture.network(Pooling::Mean), 0.4).expect("mean pooling");
+        let got = network.forward(&texts, None, None);
+        assert!(relative_error(&unit(got), &unit(expected)) < 1e-5);
+        assert!(with_first_state(fixture.network(Pooling::Cls), 0.4).is_err());
+        assert!(with_first_state(fixture.network(Pooling::Mean), 0.0).is_err());
+    }
 }
