@@ -108,7 +108,11 @@ bench-vector: ## the distance kernels of every instruction set here
 	@cargo bench --locked -p distilface-core --bench vector
 
 .PHONY: bench-index
-bench-index: model ## recall and queries/s of HNSW against an exact scan, in memory
+bench-index: pg-trees ## HNSW beside pgvector in one server: recall, queries/s, build, inserts, vacuum
+	@cargo bench --locked -p distilface-tests --bench index
+
+.PHONY: bench-graph
+bench-graph: model ## the graph alone, in memory: recall, page accesses and time of each layout
 	@cargo bench --locked -p distilface-core --bench hnsw
 
 .PHONY: bench-sql
