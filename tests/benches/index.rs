@@ -182,7 +182,8 @@ fn load(session: &mut Session, data: &Path, rows: usize) {
     session.sql("VACUUM ANALYZE theirs");
     eprintln!("computing the exact answers");
     session.sql(
-        "CREATE TABLE truth AS
+        "CREATE UNLOGGED TABLE answers (id int, ids int[]);
+         CREATE TABLE truth AS
            SELECT q.id, false AS filtered, ARRAY(SELECT o.id FROM ours o ORDER BY o.e <=> q.e LIMIT 10) AS ids FROM queries q;
          INSERT INTO truth
            SELECT q.id, true, ARRAY(SELECT o.id FROM ours o WHERE o.grp = q.id % 100 ORDER BY o.e <=> q.e LIMIT 10) FROM queries q;
@@ -190,7 +191,6 @@ fn load(session: &mut Session, data: &Path, rows: usize) {
            'SELECT avg((SELECT count(*) FROM unnest(a.ids) i WHERE i = ANY (t.ids)) / 10.0)::float8
               FROM answers a JOIN truth t ON t.id = a.id AND t.filtered = filter'",
     );
-    session.sql("CREATE UNLOGGED TABLE answers (id int, ids int[])");
     for (table, column) in [("ours", "e"), ("theirs", "v")] {
         for (suffix, condition) in [("", ""), ("_filtered", "WHERE grp = q.id % 100")] {
             session.sql(&format!(
