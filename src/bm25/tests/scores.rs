@@ -354,7 +354,7 @@ fn columns_have_their_own_analyzers_boosts_and_names() {
 fn dead_rows_leave_results_and_scores() {
     let texts = texts(9, 1000);
     let store = inserted(&texts, &params());
-    let dead = |row: u32| row % 3 == 0;
+    let dead = |row: u32| row.is_multiple_of(3);
     let stats = bulk_delete(&store, &mut |tid| dead(number(tid))).expect("deletes");
     assert_eq!((stats.removed, stats.kept), (334, 666));
     assert!(search(&store, "w0", 1000).iter().all(|hit| !dead(hit.0)));
