@@ -8,7 +8,7 @@ PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 MODEL := target/model.imported
 
 # Everything that can be compiled is tested; what the extension does not use yet is behind a feature.
-ALL := --release --workspace --locked --features distilface-core/bm25
+ALL := --release --workspace --locked --features distilface-core/bm25,distilface-core/candle
 
 # cargo-pgrx adds this flag by itself; with the same flag everywhere, nothing compiles twice.
 export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections

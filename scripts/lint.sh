@@ -111,7 +111,7 @@ check 'no timed tests' no_timed_tests
 check 'file sizes' files_hold_one_idea
 check 'licences, bans and sources of dependencies' licences
 check 'security advisories' advisories
-check 'clippy' cargo clippy --release --workspace --all-targets --features distilface-core/bm25 --locked -- -D warnings
+check 'clippy' cargo clippy --release --workspace --all-targets --features distilface-core/bm25,distilface-core/candle --locked -- -D warnings
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf '\nfailed: %s\n' "$(IFS=,; echo "${failed[*]}")" >&2

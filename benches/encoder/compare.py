@@ -61,10 +61,10 @@ def compare(size, directory, options, names, cores):
     work.write_text(json.dumps(texts))
     print(f"\n## {size}: {model.layers} layers, {model.hidden} wide", flush=True)
     peers = {"ours bf16": Ours(options.bench, f"{directory}/model.packed", work, 1)}
-    int8 = pathlib.Path(f"{directory}-int8/model.packed")
+    int8 = options.work / f"{size}-int8" / "model.packed"
     if int8.exists():
         peers["ours int8"] = Ours(options.bench, int8, work, 1)
-    files = options.work / size
+    files = options.work / f"{size}-onnx"
     files.mkdir(exist_ok=True)
     peers["OpenVINO bf16"] = OpenVino(model, files, texts)
     peers["ONNX Runtime f32"] = OnnxRuntime(model, files, texts, "f32")
@@ -269,6 +269,9 @@ def judge(size, results, names, cores):
             line(title, f"{ratio:.2f}x-its-time", f"<={factor:.2f}x-its-time", ratio <= factor)
     mean, least = results["cosine"]["ours bf16"]
     line(f"{size}-bf16-cosine", f"{mean:.6f}/{least:.6f}", ">=0.9999/0.9995", mean >= 0.9999 and least >= 0.9995)
+    if "ours int8" in results["cosine"]:
+        mean, least = results["cosine"]["ours int8"]
+        line(f"{size}-int8-cosine", f"{mean:.6f}/{least:.6f}", ">=0.999/0.995", mean >= 0.999 and least >= 0.995)
     for n, ratio in results.get("two threads", {}).items():
         line(f"{size}-{n}-two-threads", f"{ratio:.2f}x", ">=1.85x", ratio >= 1.85)
     return lines

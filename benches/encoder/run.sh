@@ -17,13 +17,17 @@ if ! cmp -s $here/requirements.txt $work/venv/requirements.txt; then
   cp $here/requirements.txt $work/venv/
 fi
 
-if ! [ -f $work/distilbert/model.packed ]; then
-  say "making a model of DistilBERT's size"
-  rm -rf $work/distilbert $work/distilbert-source
+import_as() { cargo run --release --locked -p distilface-train -- import "$1" --out "$2" --precision "$3"; }
+
+if ! [ -f $work/DistilBERT-int8/model.packed ]; then
+  say "making a model of DistilBERT's size, and both models in int8"
+  rm -rf $work/DistilBERT* $work/MiniLM-int8 $work/distilbert-source
   (cd $here && "$top/$work/venv/bin/python" -c \
     "import models; models.write_distilbert('$top/$mini', '$top/$work/distilbert-source')")
-  cargo run --release --locked -p distilface-train -- import $work/distilbert-source --out $work/distilbert
+  import_as $mini $work/MiniLM-int8 int8
+  import_as $work/distilbert-source $work/DistilBERT bf16
+  import_as $work/distilbert-source $work/DistilBERT-int8 int8
 fi
 
 $work/venv/bin/python $here/compare.py --bench "$ENCODER_BENCH" --work $work \
-  --model "MiniLM=$mini" --model "DistilBERT=$work/distilbert" "$@"
+  --model "MiniLM=$mini" --model "DistilBERT=$work/DistilBERT" "$@"

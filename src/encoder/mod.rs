@@ -14,6 +14,8 @@
 //! - Nothing allocates in proportion to the number of texts but the results.
 //! - Blank text has no vector, never a zero one.
 //!
+//! `reference` is the same pass on candle in f32, behind the feature `candle`.
+//!
 //! The folder's README draws the packed bytes and says how each stage is computed.
 
 mod batch;
@@ -22,6 +24,8 @@ mod forward;
 mod kernels;
 mod model;
 mod pool;
+#[cfg(feature = "candle")]
+mod reference;
 mod sentence;
 #[cfg(test)]
 mod tests;
@@ -33,6 +37,8 @@ pub use kernels::Kernel;
 #[cfg(all(feature = "training", target_arch = "x86_64", target_os = "linux"))]
 pub(crate) use kernels::enter_tiles;
 pub use model::{Encoder, Normalization};
+#[cfg(feature = "candle")]
+pub use reference::{Reference, ReferenceError};
 pub use sentence::{Embedded, InputKind, SentenceEncoder, pack_model};
 pub use weights::{Weights, pack_weights};
 

@@ -66,7 +66,8 @@ impl<'m> Encoder<'m> {
     /// that the vocabulary does not have, or a cancel.
     pub fn encode(&self, batch: &TokenBatch, cx: &mut Context) -> Result<Vec<f32>, EncodeError> {
         for text in 0..batch.len() {
-            self.check(text, batch.text(text))?;
+            let (most, rows) = (self.weights.max_positions(), self.weights.vocab_size());
+            check_ids(text, batch.text(text), most, rows)?;
         }
         let lengths: Vec<usize> = (0..batch.len()).map(|t| batch.text(t).len()).collect();
         let units = self.plan(&lengths, cx);
@@ -76,22 +77,6 @@ impl<'m> Encoder<'m> {
             Ok(out)
         })?;
         Ok(vectors.concat())
-    }
-
-    /// Whether a text can be encoded.
-    pub(crate) fn check(&self, text: usize, ids: &[u32]) -> Result<(), EncodeError> {
-        if ids.is_empty() {
-            return Err(EncodeError::Empty { text });
-        }
-        let (most, got) = (self.weights.max_positions(), ids.len());
-        if got > most {
-            return Err(EncodeError::TooLong { text, most, got });
-        }
-        let rows = self.weights.vocab_size();
-        match ids.iter().find(|&&id| id as usize >= rows) {
-            Some(&id) => Err(EncodeError::UnknownToken { text, id, rows }),
-            None => Ok(()),
-        }
     }
 
     /// Groups texts of these lengths in tokens, known or guessed, into units: consecutive texts of
@@ -151,5 +136,25 @@ impl<'m> Encoder<'m> {
     /// Tokens of a pass: what is asked for, less where a token takes much space.
     fn pass_tokens(&self, asked: usize) -> usize {
         asked.min(SPACE / row_bytes(&self.weights)).max(32)
+    }
+}
+
+/// Whether a text of these ids can be encoded by a model of `most` positions and `rows` words.
+pub(crate) fn check_ids(
+    text: usize,
+    ids: &[u32],
+    most: usize,
+    rows: usize,
+) -> Result<(), EncodeError> {
+    let got = ids.len();
+    if got == 0 {
+        return Err(EncodeError::Empty { text });
+    }
+    if got > most {
+        return Err(EncodeError::TooLong { text, most, got });
+    }
+    match ids.iter().find(|&&id| id as usize >= rows) {
+        Some(&id) => Err(EncodeError::UnknownToken { text, id, rows }),
+        None => Ok(()),
     }
 }

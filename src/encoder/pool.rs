@@ -50,7 +50,7 @@ pub(crate) fn l2_normalize(v: &mut [f32]) {
 
 /// The weight of a state in the mean, if it has any. A model of fewer layers than the mean calls
 /// for averages what it has.
-fn share(pooling: Pooling, state: usize, layers: usize) -> Option<f32> {
+pub(crate) fn share(pooling: Pooling, state: usize, layers: usize) -> Option<f32> {
     let last = |n: usize| {
         let n = n.min(layers + 1);
         (state + n > layers).then_some(1.0 / n as f32)

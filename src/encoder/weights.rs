@@ -2,7 +2,7 @@
 //!
 //! Packing happens once, when a model is built; opening is a check of the header and of the length.
 //! All sizes are rounded up to whole tiles of 32, so that no kernel has an edge to treat; the
-//! padding holds zeros and changes no sum. Every matrix is in bf16 in the order that AMX's
+//! padding holds zeros and changes no sum. Every matrix is in bf16, or in int8, in the order that AMX's
 //! `tdpbf16ps` and AVX-512's widening loads both want (see [`Matrix`]), so one file serves every
 //! CPU. Folded in at packing: 1/√d and log₂e into the query projection (the attention works with
 //! powers of two), Q, K and V into one matrix. The bytes are drawn in this folder's README.
@@ -76,12 +76,34 @@ impl Dims {
 /// the weights of inputs 2r and 2r + 1 of the step's 32.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'m> {
-    pub tiles: &'m [u16],
+    pub values: Values<'m>,
     pub n: usize,
     pub k: usize,
     /// The first input that takes part, and how many do: multiples of 32.
     pub from: usize,
     pub inputs: usize,
+}
+
+/// A matrix's values in the order of [`Matrix`].
+#[derive(Clone, Copy)]
+pub(crate) enum Values<'m> {
+    Bf16(&'m [u16]),
+    /// Codes, and for each output what a code of 1 stands for. A tile's rows are 32 bytes.
+    Int8 {
+        codes: &'m [i8],
+        scales: &'m [f32],
+    },
+}
+
+impl Matrix<'_> {
+    /// Whether values and scales are as many as the sizes say.
+    pub(crate) fn is_whole(&self) -> bool {
+        let (values, scales) = match self.values {
+            Values::Bf16(tiles) => (tiles.len(), self.n),
+            Values::Int8 { codes, scales } => (codes.len(), scales.len()),
+        };
+        values == self.n * self.k && scales == self.n && self.from + self.inputs <= self.k
+    }
 }
 
 /// Scale and shift of a layer norm, padded with zeros.
@@ -100,16 +122,22 @@ pub(crate) struct Linear<'m> {
 }
 
 impl<'m> Linear<'m> {
-    pub(crate) fn new(tiles: &'m [u16], n: usize, k: usize, bias: &'m [f32]) -> Linear<'m> {
-        Linear { weight: Matrix { tiles, n, k, from: 0, inputs: k }, bias: Some(bias) }
+    pub(crate) fn new(values: Values<'m>, n: usize, k: usize, bias: &'m [f32]) -> Linear<'m> {
+        Linear { weight: Matrix { values, n, k, from: 0, inputs: k }, bias: Some(bias) }
     }
 
     /// The part that gives the outputs of `range`, which starts and ends at multiples of 32.
     pub(crate) fn outputs(&self, range: Range<usize>) -> Linear<'m> {
         let w = self.weight;
-        let tiles = &w.tiles[range.start * w.k..range.end * w.k];
+        let place = range.start * w.k..range.end * w.k;
+        let values = match w.values {
+            Values::Bf16(tiles) => Values::Bf16(&tiles[place]),
+            Values::Int8 { codes, scales } => {
+                Values::Int8 { codes: &codes[place], scales: &scales[range.clone()] }
+            }
+        };
         let bias = self.bias.map(|b| &b[range.clone()]);
-        Linear { weight: Matrix { tiles, n: range.len(), ..w }, bias }
+        Linear { weight: Matrix { values, n: range.len(), ..w }, bias }
     }
 
     /// The part that takes the inputs of `range`, which starts and ends at multiples of 32. The
@@ -137,6 +165,7 @@ pub(crate) struct Layer<'m> {
 pub struct Weights<'m> {
     bytes: &'m [u8],
     dims: Dims,
+    precision: Precision,
 }
 
 impl<'m> Weights<'m> {
@@ -164,9 +193,13 @@ impl<'m> Weights<'m> {
         if word(1) != VERSION {
             return Err(bad("weights of version 1", word(1).to_string()));
         }
-        if word(2) != precision_code(Precision::Bf16)? {
-            return Err(bad("a precision code of 1 (bf16)", word(2).to_string()));
-        }
+        let precision = match word(2) {
+            1 => Precision::Bf16,
+            2 => Precision::Int8,
+            other => {
+                return Err(bad("a precision code of 1 (bf16) or 2 (int8)", other.to_string()));
+            }
+        };
         let config = Config {
             layers: word(3) as usize,
             hidden: word(4) as usize,
@@ -177,13 +210,18 @@ impl<'m> Weights<'m> {
             layer_norm_eps: f32::from_bits(word(9)),
         };
         let dims = Dims::new(&config)?;
-        let length = Layout::new(&dims).length;
+        let length = Layout::new(&dims, precision).length;
         if bytes.len() != length {
             return Err(bad("weights as long as their header says", {
                 format!("{} bytes, not {length}", bytes.len())
             }));
         }
-        Ok(Weights { bytes, dims })
+        Ok(Weights { bytes, dims, precision })
+    }
+
+    /// How the linear layers are stored: bf16 or int8.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub(crate) fn dims(&self) -> &Dims {
@@ -225,7 +263,7 @@ impl<'m> Weights<'m> {
     }
 
     pub(crate) fn embeddings(&self) -> Embeddings<'m> {
-        let layout = Layout::new(&self.dims);
+        let layout = Layout::new(&self.dims, self.precision);
         Embeddings {
             words: self.read(layout.words),
             scales: self.read(layout.scales),
@@ -236,10 +274,17 @@ impl<'m> Weights<'m> {
     }
 
     pub(crate) fn layer(&self, index: usize) -> Layer<'m> {
-        let at = LayerLayout::new(&self.dims, Layout::new(&self.dims).layer_start(index));
+        let start = Layout::new(&self.dims, self.precision).layer_start(index);
+        let at = LayerLayout::new(&self.dims, self.precision, start);
         let d = &self.dims;
-        let linear = |(weight, bias): (Range<usize>, Range<usize>), n, k| {
-            Linear::new(self.read(weight), n, k, self.read(bias))
+        let linear = |place: Place, n, k| {
+            let values = match self.precision {
+                Precision::Int8 => {
+                    Values::Int8 { codes: self.read(place.values), scales: self.read(place.scales) }
+                }
+                _ => Values::Bf16(self.read(place.values)),
+            };
+            Linear::new(values, n, k, self.read(place.bias))
         };
         Layer {
             qkv: linear(at.qkv, d.qkv(), d.hidden_padded),
@@ -293,7 +338,7 @@ pub fn pack_weights(
     precision: Precision,
 ) -> Result<Vec<u8>, ModelError> {
     let dims = Dims::new(config)?;
-    let layout = Layout::new(&dims);
+    let layout = Layout::new(&dims, precision);
     let mut out = vec![0u8; layout.length];
     out[..4].copy_from_slice(&MAGIC);
     let words = [
@@ -313,7 +358,7 @@ pub fn pack_weights(
     out[40..48].copy_from_slice(&(layout.length as u64).to_le_bytes());
     pack_embeddings(&dims, &layout, tensors, &mut out)?;
     for index in 0..dims.layers {
-        pack_layer(&dims, &layout, tensors, index, &mut out)?;
+        pack_layer(&dims, &layout, tensors, precision, index, &mut out)?;
     }
     Ok(out)
 }
@@ -321,9 +366,10 @@ pub fn pack_weights(
 fn precision_code(precision: Precision) -> Result<u32, ModelError> {
     match precision {
         Precision::Bf16 => Ok(1),
-        Precision::F32 | Precision::Int8 => Err(ModelError::Unsupported {
+        Precision::Int8 => Ok(2),
+        Precision::F32 => Err(ModelError::Unsupported {
             part: "precision of packed weights",
-            expected: "bf16",
+            expected: "bf16 or int8",
             got: format!("{precision:?}").to_lowercase(),
         }),
     }
@@ -363,52 +409,82 @@ fn pack_layer(
     d: &Dims,
     layout: &Layout,
     tensors: &dyn Tensors,
+    precision: Precision,
     index: usize,
     out: &mut [u8],
 ) -> Result<(), ModelError> {
-    let at = LayerLayout::new(d, layout.layer_start(index));
+    let at = LayerLayout::new(d, precision, layout.layer_start(index));
     let prefix = format!("transformer.layer.{index}");
     let load = |name: &str, n: usize, k: usize| {
         let weight = tensors.tensor(&format!("{prefix}.{name}.weight"), &[n, k])?;
         let bias = tensors.tensor(&format!("{prefix}.{name}.bias"), &[n])?;
         Ok::<_, ModelError>((weight, bias))
     };
+    // Where an index of the model's own width goes among padded heads.
+    let padded = |i: usize| (i / d.head) * d.head_padded + i % d.head;
+    let same = |i: usize| i;
     let scale = std::f32::consts::LOG2_E / (d.head as f32).sqrt();
     for (part, name) in ["q_lin", "k_lin", "v_lin"].into_iter().enumerate() {
-        let (weight, bias) = load(&format!("attention.{name}"), d.hidden, d.hidden)?;
-        let factor = if part == 0 { scale } else { 1.0 };
-        for row in 0..d.hidden {
-            let n = part * d.context() + (row / d.head) * d.head_padded + row % d.head;
-            let values = &weight[row * d.hidden..][..d.hidden];
-            for (k, v) in values.iter().enumerate() {
-                put_weight(out, at.qkv.0.start, d.hidden_padded, n, k, v * factor);
-            }
-            put_f32(out, at.qkv.1.start + 4 * n, &[bias[row] * factor]);
+        let (mut weight, mut bias) = load(&format!("attention.{name}"), d.hidden, d.hidden)?;
+        if part == 0 {
+            weight.to_mut().iter_mut().chain(bias.to_mut()).for_each(|v| *v *= scale);
         }
+        let output = |i: usize| part * d.context() + padded(i);
+        let source = Source { weight: &weight, bias: &bias, inputs: d.hidden };
+        source.put(out, &at.qkv, d.hidden_padded, output, same, precision);
     }
     let (weight, bias) = load("attention.out_lin", d.hidden, d.hidden)?;
-    for (n, values) in weight.chunks_exact(d.hidden).enumerate() {
-        for (col, &v) in values.iter().enumerate() {
-            let k = (col / d.head) * d.head_padded + col % d.head;
-            put_weight(out, at.out.0.start, d.context(), n, k, v);
-        }
-    }
-    put_f32(out, at.out.1.start, &bias);
-    let feed_forward = [
-        (&at.up, "ffn.lin1", d.inner, d.hidden, d.hidden_padded),
-        (&at.down, "ffn.lin2", d.hidden, d.inner, d.inner_padded),
-    ];
-    for (place, name, outputs, inputs, k_padded) in feed_forward {
-        let (weight, bias) = load(name, outputs, inputs)?;
-        for (n, values) in weight.chunks_exact(inputs).enumerate() {
-            for (k, &v) in values.iter().enumerate() {
-                put_weight(out, place.0.start, k_padded, n, k, v);
-            }
-        }
-        put_f32(out, place.1.start, &bias);
-    }
+    let source = Source { weight: &weight, bias: &bias, inputs: d.hidden };
+    source.put(out, &at.out, d.context(), same, padded, precision);
+    let (weight, bias) = load("ffn.lin1", d.inner, d.hidden)?;
+    let source = Source { weight: &weight, bias: &bias, inputs: d.hidden };
+    source.put(out, &at.up, d.hidden_padded, same, same, precision);
+    let (weight, bias) = load("ffn.lin2", d.hidden, d.inner)?;
+    let source = Source { weight: &weight, bias: &bias, inputs: d.inner };
+    source.put(out, &at.down, d.inner_padded, same, same, precision);
     pack_norm(d, tensors, &format!("{prefix}.sa_layer_norm"), &at.attention_norm, out)?;
     pack_norm(d, tensors, &format!("{prefix}.output_layer_norm"), &at.output_norm, out)
+}
+
+/// A linear layer as a model has it.
+struct Source<'a> {
+    weight: &'a [f32],
+    bias: &'a [f32],
+    inputs: usize,
+}
+
+impl Source<'_> {
+    /// Stores it at `place`, whose matrix has `k` inputs, each output and input where it belongs.
+    fn put(
+        &self,
+        out: &mut [u8],
+        place: &Place,
+        k: usize,
+        output: impl Fn(usize) -> usize,
+        input: impl Fn(usize) -> usize,
+        precision: Precision,
+    ) {
+        for (row, (values, bias)) in
+            self.weight.chunks_exact(self.inputs).zip(self.bias).enumerate()
+        {
+            let n = output(row);
+            put_f32(out, place.bias.start + 4 * n, &[*bias]);
+            let top = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+            let scale = if top > 0.0 { top / 127.0 } else { 1.0 };
+            if precision == Precision::Int8 {
+                put_f32(out, place.scales.start + 4 * n, &[scale]);
+            }
+            for (col, &v) in values.iter().enumerate() {
+                let at = position(n, input(col), k);
+                if precision == Precision::Int8 {
+                    out[place.values.start + at] = (v / scale).round() as i8 as u8;
+                } else {
+                    let bytes = to_bf16(v).to_le_bytes();
+                    out[place.values.start + 2 * at..][..2].copy_from_slice(&bytes);
+                }
+            }
+        }
+    }
 }
 
 fn pack_norm(
@@ -429,12 +505,12 @@ fn put_f32(out: &mut [u8], at: usize, values: &[f32]) {
     }
 }
 
-/// Stores the weight of output `n` for input `k` in the order of [`Matrix`].
-fn put_weight(out: &mut [u8], start: usize, k_padded: usize, n: usize, k: usize, v: f32) {
-    let step = (n / 32) * (k_padded / 32) + k / 32;
+/// Where the value of output `n` for input `k` is among a matrix's values, in the order of
+/// [`Matrix`].
+fn position(n: usize, k: usize, inputs: usize) -> usize {
+    let step = (n / 32) * (inputs / 32) + k / 32;
     let tile = 2 * step + (n % 32) / 16;
-    let value = 512 * tile + 32 * ((k % 32) / 2) + 2 * (n % 16) + k % 2;
-    out[start + 2 * value..][..2].copy_from_slice(&to_bf16(v).to_le_bytes());
+    512 * tile + 32 * ((k % 32) / 2) + 2 * (n % 16) + k % 2
 }
 
 /// Hands out consecutive ranges at multiples of 64. Sizes are bounded by [`Config::check`], far below
@@ -452,9 +528,19 @@ impl Cursor {
         (self.take(4 * width), self.take(4 * width))
     }
 
-    fn linear(&mut self, n: usize, k: usize) -> (Range<usize>, Range<usize>) {
-        (self.take(2 * n * k), self.take(4 * n))
+    fn linear(&mut self, precision: Precision, n: usize, k: usize) -> Place {
+        let int8 = precision == Precision::Int8;
+        let values = self.take(if int8 { n * k } else { 2 * n * k });
+        let scales = self.take(if int8 { 4 * n } else { 0 });
+        Place { values, scales, bias: self.take(4 * n) }
     }
+}
+
+/// Where a linear layer lies. There are no scales in bf16.
+struct Place {
+    values: Range<usize>,
+    scales: Range<usize>,
+    bias: Range<usize>,
 }
 
 /// Where everything lies, computed from the sizes alone.
@@ -469,14 +555,14 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(d: &Dims) -> Layout {
+    fn new(d: &Dims, precision: Precision) -> Layout {
         let mut at = Cursor(HEADER);
         let words = at.take(d.vocab_size * d.hidden_padded);
         let scales = at.take(2 * d.vocab_size * d.hidden_padded / GROUP);
         let positions = at.take(4 * d.max_positions * d.hidden_padded);
         let norm = at.norm(d.hidden_padded);
         let layers = at.0;
-        let layer_bytes = LayerLayout::new(d, 0).end;
+        let layer_bytes = LayerLayout::new(d, precision, 0).end;
         let length = layers + d.layers * layer_bytes;
         Layout { words, scales, positions, norm, layers, layer_bytes, length }
     }
@@ -488,23 +574,23 @@ impl Layout {
 
 /// Where a layer's parts lie, in the order in which the forward pass reads them.
 struct LayerLayout {
-    qkv: (Range<usize>, Range<usize>),
-    out: (Range<usize>, Range<usize>),
+    qkv: Place,
+    out: Place,
     attention_norm: (Range<usize>, Range<usize>),
-    up: (Range<usize>, Range<usize>),
-    down: (Range<usize>, Range<usize>),
+    up: Place,
+    down: Place,
     output_norm: (Range<usize>, Range<usize>),
     end: usize,
 }
 
 impl LayerLayout {
-    fn new(d: &Dims, start: usize) -> LayerLayout {
+    fn new(d: &Dims, precision: Precision, start: usize) -> LayerLayout {
         let mut at = Cursor(start);
-        let qkv = at.linear(d.qkv(), d.hidden_padded);
-        let out = at.linear(d.hidden_padded, d.context());
+        let qkv = at.linear(precision, d.qkv(), d.hidden_padded);
+        let out = at.linear(precision, d.hidden_padded, d.context());
         let attention_norm = at.norm(d.hidden_padded);
-        let up = at.linear(d.inner_padded, d.hidden_padded);
-        let down = at.linear(d.hidden_padded, d.inner_padded);
+        let up = at.linear(precision, d.inner_padded, d.hidden_padded);
+        let down = at.linear(precision, d.hidden_padded, d.inner_padded);
         let output_norm = at.norm(d.hidden_padded);
         LayerLayout { qkv, out, attention_norm, up, down, output_norm, end: at.0 }
     }

@@ -7,7 +7,7 @@
 
 use super::lanes::{Lanes, exp2, gelu};
 use super::{Input, Output};
-use crate::encoder::weights::{Dims, Embeddings, Linear, Matrix, Norm};
+use crate::encoder::weights::{Dims, Embeddings, Linear, Matrix, Norm, Values};
 use std::ops::Range;
 
 /// Query rows that pass over the keys together.
@@ -72,7 +72,7 @@ pub(super) unsafe fn linear<L: Lanes, const C: usize>(
     let w = &layer.weight;
     let (n, k, inputs) = (w.n, w.k, w.inputs);
     assert!(input.data.len() >= (input.first + input.rows) * inputs, "product: input is too short");
-    assert!(w.tiles.len() == n * k && w.from + inputs <= k, "product: weights");
+    assert!(w.is_whole(), "product: weights");
     assert!(layer.bias.is_none_or(|b| b.len() == n), "product: bias");
     assert!([n, k, w.from, inputs].iter().all(|s| s.is_multiple_of(32)) && 32 % (C * L::N) == 0);
     let len = match &output {
@@ -133,20 +133,23 @@ unsafe fn block<L: Lanes, F: Finish<L>, const R: usize, const C: usize>(
     col: usize,
     finish: F,
 ) -> usize {
-    let Matrix { tiles, k: panel_inputs, from, inputs: k, .. } = layer.weight;
+    let Matrix { values, k: panel_inputs, from, inputs: k, .. } = layer.weight;
     // SAFETY: `product` keeps rows, columns and k inside the operands.
     unsafe {
-        let panel = tiles.as_ptr().add(((col / 32) * panel_inputs + from) * 32);
+        let panel = ((col / 32) * panel_inputs + from) * 32;
         let mut acc = [[L::splat(0.0); C]; R];
         for step in 0..k / 32 {
             for pair in 0..16 {
-                let at = panel.add(step * 1024 + pair * 32);
+                let at = panel + step * 1024 + pair * 32;
                 let mut even = [L::splat(0.0); C];
                 let mut odd = [L::splat(0.0); C];
                 for c in 0..C {
                     let within = col % 32 + c * L::N;
-                    let tile = at.add((within / 16) * 512 + 2 * (within % 16));
-                    (even[c], odd[c]) = L::load_bf16_pairs(tile);
+                    let at = at + (within / 16) * 512 + 2 * (within % 16);
+                    (even[c], odd[c]) = match values {
+                        Values::Bf16(tiles) => L::load_bf16_pairs(tiles.as_ptr().add(at)),
+                        Values::Int8 { codes, .. } => L::load_i8_pairs(codes.as_ptr().add(at)),
+                    };
                 }
                 let a = a.add(step * 32 + pair * 2);
                 for (r, sums) in acc.iter_mut().enumerate() {
@@ -163,8 +166,12 @@ unsafe fn block<L: Lanes, F: Finish<L>, const R: usize, const C: usize>(
                 Some(bias) => L::load(bias.as_ptr().add(col + c * L::N)),
                 None => L::splat(0.0),
             };
+            let scale = match values {
+                Values::Bf16(_) => L::splat(1.0),
+                Values::Int8 { scales, .. } => L::load(scales.as_ptr().add(col + c * L::N)),
+            };
             for (r, sums) in acc.iter().enumerate() {
-                finish.put(row + r, col + c * L::N, L::add(sums[c], bias));
+                finish.put(row + r, col + c * L::N, L::mul_add(sums[c], scale, bias));
             }
         }
     }

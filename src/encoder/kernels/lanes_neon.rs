@@ -33,6 +33,11 @@ impl Lanes for Neon {
             let odd = vandq_u32(w, vdupq_n_u32(0xffff_0000));
             (vreinterpretq_f32_u32(vshlq_n_u32::<16>(w)), vreinterpretq_f32_u32(odd))
         };
+        load_i8_pairs(p: *const i8) -> (float32x4_t, float32x4_t) = {
+            let w = vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p)));
+            let even = vshrq_n_s32::<16>(vshlq_n_s32::<16>(w));
+            (vcvtq_f32_s32(even), vcvtq_f32_s32(vshrq_n_s32::<16>(w)))
+        };
         add(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
         sub(a: float32x4_t, b: float32x4_t) -> float32x4_t = vsubq_f32(a, b);
         mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);

@@ -1,6 +1,7 @@
 //! Every stage of every instruction set against plain sums in f64.
 
 use super::*;
+use crate::encoder::weights::Values;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -89,7 +90,7 @@ fn random(rng: &mut StdRng, len: usize, spread: f32) -> Vec<f32> {
 }
 
 /// The tile order, written down a second time.
-fn tiles(weight: &[f32], n: usize, k: usize) -> Vec<u16> {
+fn order<T: Copy>(weight: &[T], n: usize, k: usize) -> Vec<T> {
     let mut tiles = Vec::new();
     for panel in 0..n / 32 {
         for step in 0..k / 32 {
@@ -98,7 +99,7 @@ fn tiles(weight: &[f32], n: usize, k: usize) -> Vec<u16> {
                     for col in 0..16 {
                         let row = panel * 32 + half * 16 + col;
                         let at = row * k + step * 32 + pair * 2;
-                        tiles.extend([to_bf16(weight[at]), to_bf16(weight[at + 1])]);
+                        tiles.extend([weight[at], weight[at + 1]]);
                     }
                 }
             }
@@ -145,64 +146,76 @@ fn products_are_plain_sums<S: Probe>() {
         let a = random(&mut rng, (first + rows) * k, 1.0);
         let weight = random(&mut rng, n * k, 0.3);
         let bias = random(&mut rng, n, 0.5);
-        let tiles = tiles(&weight, n, k);
-        let layer = Linear::new(&tiles, n, k, &bias);
-        let acts = S::pack(&a, k, stride);
-        let input = || Input { data: &acts[..], stride, first, rows };
-        let out_stride = S::stride(rows);
-        let expected: Vec<f64> = (0..rows * n)
-            .map(|i| {
-                let (row, col) = (first + i / n, i % n);
-                let products = (0..k).map(|j| {
-                    let w = from_bf16(to_bf16(weight[col * k + j]));
-                    f64::from(S::round(a[row * k + j])) * f64::from(w)
-                });
-                products.sum::<f64>() + f64::from(bias[col])
-            })
-            .collect();
-        let check = |got: &[f32], expected: &dyn Fn(usize) -> f64, error: f64, what: &str| {
-            for (i, &got) in got.iter().enumerate() {
-                close(
-                    got,
-                    expected(i),
-                    0.2 + k as f64 / 1e3,
-                    error,
-                    &format!("{what} {rows}x{n}x{k} at {i}"),
-                );
+        let rounded: Vec<u16> = weight.iter().map(|&w| to_bf16(w)).collect();
+        let codes: Vec<i8> = weight.iter().map(|&w| (w / 0.3 * 127.0) as i8).collect();
+        let scales = random(&mut rng, n, 0.003);
+        let (tiles, packed_codes) = (order(&rounded, n, k), order(&codes, n, k));
+        for int8 in [false, true] {
+            let values = if int8 {
+                Values::Int8 { codes: &packed_codes, scales: &scales }
+            } else {
+                Values::Bf16(&tiles)
+            };
+            let layer = Linear::new(values, n, k, &bias);
+            let weigh = |col: usize, j: usize| match int8 {
+                true => f64::from(codes[col * k + j]) * f64::from(scales[col]),
+                false => f64::from(from_bf16(rounded[col * k + j])),
+            };
+            let acts = S::pack(&a, k, stride);
+            let input = || Input { data: &acts[..], stride, first, rows };
+            let out_stride = S::stride(rows);
+            let expected: Vec<f64> = (0..rows * n)
+                .map(|i| {
+                    let (row, col) = (first + i / n, i % n);
+                    let products =
+                        (0..k).map(|j| f64::from(S::round(a[row * k + j])) * weigh(col, j));
+                    products.sum::<f64>() + f64::from(bias[col])
+                })
+                .collect();
+            let check = |got: &[f32], expected: &dyn Fn(usize) -> f64, error: f64, what: &str| {
+                for (i, &got) in got.iter().enumerate() {
+                    close(
+                        got,
+                        expected(i),
+                        0.2 + k as f64 / 1e3,
+                        error,
+                        &format!("{what} {rows}x{n}x{k} at {i}"),
+                    );
+                }
+            };
+            let mut out = S::pack(&vec![0.0; rows * n], n, out_stride);
+            stages.linear(input(), &layer, Output::Store { data: &mut out, stride: out_stride });
+            let got = S::unpack(&out, rows, n, out_stride);
+            check(&got, &|i| expected[i], S::ERROR, "sum");
+            stages.linear(input(), &layer, Output::Gelu { data: &mut out, stride: out_stride });
+            let got = S::unpack(&out, rows, n, out_stride);
+            check(&got, &|i| exact_gelu(expected[i]), S::ERROR, "gelu");
+            let mut x = random(&mut rng, rows * n, 1.0);
+            let before = x.clone();
+            stages.linear(input(), &layer, Output::Add(&mut x));
+            check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "residual");
+            // The same in parts: two halves of the inputs, each in two halves of the outputs.
+            if k < 64 || n < 64 {
+                continue;
             }
-        };
-        let mut out = S::pack(&vec![0.0; rows * n], n, out_stride);
-        stages.linear(input(), &layer, Output::Store { data: &mut out, stride: out_stride });
-        let got = S::unpack(&out, rows, n, out_stride);
-        check(&got, &|i| expected[i], S::ERROR, "sum");
-        stages.linear(input(), &layer, Output::Gelu { data: &mut out, stride: out_stride });
-        let got = S::unpack(&out, rows, n, out_stride);
-        check(&got, &|i| exact_gelu(expected[i]), S::ERROR, "gelu");
-        let mut x = random(&mut rng, rows * n, 1.0);
-        let before = x.clone();
-        stages.linear(input(), &layer, Output::Add(&mut x));
-        check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "residual");
-        // The same in parts: two halves of the inputs, each in two halves of the outputs.
-        if k < 64 || n < 64 {
-            continue;
+            let half = k / 64 * 32;
+            let mut x = before.clone();
+            for part in [0..half, half..k] {
+                // A part's input is the activations of its own columns.
+                let mine: Vec<f32> =
+                    a.chunks(k).flat_map(|row| row[part.clone()].iter().copied()).collect();
+                let acts = S::pack(&mine, part.len(), stride);
+                let input = Input { data: &acts[..], stride, first, rows };
+                stages.linear(input, &layer.inputs(part), Output::Add(&mut x));
+            }
+            check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "in parts");
+            let mut left = S::pack(&vec![0.0; rows * 32], 32, out_stride);
+            let data = &mut left[..];
+            let first_outputs = layer.outputs(0..32);
+            stages.linear(input(), &first_outputs, Output::Store { data, stride: out_stride });
+            let got = S::unpack(&left, rows, 32, out_stride);
+            check(&got, &|i| expected[i / 32 * n + i % 32], S::ERROR, "some outputs");
         }
-        let half = k / 64 * 32;
-        let mut x = before.clone();
-        for part in [0..half, half..k] {
-            // A part's input is the activations of its own columns.
-            let mine: Vec<f32> =
-                a.chunks(k).flat_map(|row| row[part.clone()].iter().copied()).collect();
-            let acts = S::pack(&mine, part.len(), stride);
-            let input = Input { data: &acts[..], stride, first, rows };
-            stages.linear(input, &layer.inputs(part), Output::Add(&mut x));
-        }
-        check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "in parts");
-        let mut left = S::pack(&vec![0.0; rows * 32], 32, out_stride);
-        let data = &mut left[..];
-        let first_outputs = layer.outputs(0..32);
-        stages.linear(input(), &first_outputs, Output::Store { data, stride: out_stride });
-        let got = S::unpack(&left, rows, 32, out_stride);
-        check(&got, &|i| expected[i / 32 * n + i % 32], S::ERROR, "some outputs");
     }
 }
 

@@ -152,7 +152,7 @@ impl Stages for Amx {
         let tail = (input.first + input.rows).next_multiple_of(16).max(input.first + 16);
         assert!(input.first.is_multiple_of(16) && input.stride >= tail, "product: rows");
         assert!(input.data.len() >= input.stride * w.inputs, "product: input is too short");
-        assert!(w.tiles.len() == n * k && w.from + w.inputs <= k, "product: weights");
+        assert!(w.is_whole(), "product: weights");
         assert!(layer.bias.is_none_or(|b| b.len() == n), "product: bias");
         match &output {
             Output::Store { data, stride } | Output::Gelu { data, stride } => {

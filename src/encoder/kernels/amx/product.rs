@@ -7,7 +7,7 @@
 
 use super::{store_bf16, tile_dot, tile_load, tile_store, tile_stream, tile_zero};
 use crate::encoder::kernels::Input;
-use crate::encoder::weights::Linear;
+use crate::encoder::weights::{Linear, Values};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -107,10 +107,16 @@ struct Pending<F> {
     row: usize,
     rows: usize,
     panel: usize,
-    lo: __m512,
-    hi: __m512,
+    affine: Affine,
     done: usize,
     finish: F,
+}
+
+/// What 32 columns' sums are multiplied by, and what is added then.
+#[derive(Clone, Copy)]
+struct Affine {
+    scale: [__m512; 2],
+    bias: [__m512; 2],
 }
 
 impl<F: Finish> Pending<F> {
@@ -122,8 +128,9 @@ impl<F: Finish> Pending<F> {
             // SAFETY: `product` made the block from rows and a panel inside the output.
             unsafe {
                 let at = self.sums.add(self.done * 32);
-                let lo = _mm512_add_ps(_mm512_load_ps(at), self.lo);
-                let hi = _mm512_add_ps(_mm512_load_ps(at.add(16)), self.hi);
+                let Affine { scale, bias } = self.affine;
+                let lo = _mm512_fmadd_ps(_mm512_load_ps(at), scale[0], bias[0]);
+                let hi = _mm512_fmadd_ps(_mm512_load_ps(at.add(16)), scale[1], bias[1]);
                 self.finish.put(self.row + self.done, self.panel, lo, hi);
             }
             self.done += 1;
@@ -149,26 +156,17 @@ pub(super) unsafe fn product<F: Finish>(input: Input<'_, u16>, layer: &Linear<'_
     let mut sums = [const { Sums([0.0; 1024]) }; 2];
     let mut work = Work {
         panel_stride: input.stride * 32,
-        ahead: w.tiles.as_ptr(),
+        ahead: std::ptr::null(),
         lines_a_step: 0,
         pending: Pending {
             sums: sums[1].0.as_ptr(),
             row: 0,
             rows: 0,
             panel: 0,
-            lo: _mm512_setzero_ps(),
-            hi: _mm512_setzero_ps(),
+            affine: affine(layer, 0),
             done: 0,
             finish,
         },
-    };
-    let bias = |panel: usize| match layer.bias {
-        // SAFETY: `linear` asserted a bias of 32 for each panel.
-        Some(bias) => unsafe {
-            let at = bias.as_ptr().add(panel * 32);
-            (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16)))
-        },
-        None => (_mm512_setzero_ps(), _mm512_setzero_ps()),
     };
     let panels = w.n / 32;
     let mut next_panel = 0;
@@ -177,21 +175,32 @@ pub(super) unsafe fn product<F: Finish>(input: Input<'_, u16>, layer: &Linear<'_
         while next_panel + 3 <= panels {
             // SAFETY: `linear` asserted that rows, panels and steps lie inside the operands.
             unsafe {
-                let panel = |i: usize| w.tiles.as_ptr().add(((next_panel + i) * w.k + w.from) * 32);
                 let a = input.data.as_ptr().add(input.first * 32);
                 let mut out = [const { Sums([0.0; 1024]) }; 3];
-                three_panels(a, work.panel_stride, [panel(0), panel(1), panel(2)], steps, &mut out);
+                let at = [0, 1, 2].map(|i| ((next_panel + i) * w.k + w.from) * 32);
+                match w.values {
+                    Values::Bf16(tiles) => {
+                        let b = at.map(|at| tiles.as_ptr().add(at));
+                        three_panels(a, work.panel_stride, b, steps, &mut out);
+                    }
+                    Values::Int8 { codes, .. } => {
+                        let b = at.map(|at| codes.as_ptr().add(at));
+                        three_panels_of_codes(a, work.panel_stride, b, steps, &mut out);
+                    }
+                }
                 for (i, sums) in out.iter().enumerate() {
-                    let (lo, hi) = bias(next_panel + i);
-                    let rows = input.rows;
                     let (panel, sums) = (next_panel + i, sums.0.as_ptr());
-                    let mut whole = Pending { sums, row: 0, rows, panel, lo, hi, done: 0, finish };
+                    let (rows, affine) = (input.rows, affine(layer, panel));
+                    let mut whole = Pending { sums, row: 0, rows, panel, affine, done: 0, finish };
                     whole.advance(16);
                 }
             }
             next_panel += 3;
         }
     }
+    // One share of a panel, widened.
+    let mut wide = [const { MaybeUninit::<Sums>::uninit() }; INPUTS / 64];
+    let wide = wide.as_mut_ptr().cast::<u16>();
     let mut blocks = 0;
     for from in (0..input.rows).step_by(ROWS) {
         let to = input.rows.min(from + ROWS);
@@ -199,19 +208,29 @@ pub(super) unsafe fn product<F: Finish>(input: Input<'_, u16>, layer: &Linear<'_
         // lines at each step, all of them by the panel's end.
         work.lines_a_step = 32usize.div_ceil((to - from).div_ceil(32));
         // A block that passes by alone has no use for shares.
-        let shares = if to - from > 32 { w.inputs.div_ceil(INPUTS) } else { 1 };
+        let whole = to - from <= 32 && matches!(w.values, Values::Bf16(_));
+        let shares = if whole { 1 } else { w.inputs.div_ceil(INPUTS) };
         for panel in next_panel..panels {
             // SAFETY: `linear` asserted that rows, panels and steps lie inside the operands; a tile
             // of activations may reach past `rows`, never past `stride`. A prefetch may point
             // anywhere. A block's partial sums are stored by its first share before they are read.
             unsafe {
-                let weights = w.tiles.as_ptr().add((panel * w.k + w.from) * 32);
-                work.ahead = weights.wrapping_add(w.k * 32);
-                let (lo, hi) = bias(panel);
+                let at = (panel * w.k + w.from) * 32;
+                work.ahead = match w.values {
+                    Values::Bf16(tiles) => tiles.as_ptr().wrapping_add(at + w.k * 32),
+                    Values::Int8 { codes, .. } => codes.as_ptr().wrapping_add(at + w.k * 32).cast(),
+                };
+                let affine = affine(layer, panel);
                 for share in 0..shares {
                     let start = steps * share / shares;
                     let steps = steps * (share + 1) / shares - start;
-                    let b = weights.add(start * 1024);
+                    let b = match w.values {
+                        Values::Bf16(tiles) => tiles.as_ptr().add(at + start * 1024),
+                        Values::Int8 { codes, .. } => {
+                            widen(codes.as_ptr().add(at + start * 1024), wide, steps * 1024);
+                            wide.cast_const()
+                        }
+                    };
                     let first = share == 0;
                     let last = share + 1 == shares;
                     for row in (from..to).step_by(32) {
@@ -228,7 +247,7 @@ pub(super) unsafe fn product<F: Finish>(input: Input<'_, u16>, layer: &Linear<'_
                         }
                         if last {
                             work.pending =
-                                Pending { sums: out, row, rows, panel, lo, hi, done: 0, finish };
+                                Pending { sums: out, row, rows, panel, affine, done: 0, finish };
                             blocks += 1;
                         }
                     }
@@ -243,16 +262,30 @@ pub(super) unsafe fn product<F: Finish>(input: Input<'_, u16>, layer: &Linear<'_
 /// Up to 16 rows times three panels at once.
 #[inline(always)]
 unsafe fn three_panels(
-    mut a: *const u16,
+    a: *const u16,
     panel_stride: usize,
-    mut b: [*const u16; 3],
+    b: [*const u16; 3],
     steps: usize,
     out: &mut [Sums; 3],
 ) {
     // SAFETY: as in `product`.
     unsafe {
         tile_zero!(0, 1, 2, 3, 4, 5);
-        for _ in 0..steps {
+        three_panel_steps(a, panel_stride, b, steps);
+        three_panel_sums(out);
+    }
+}
+
+#[inline(always)]
+unsafe fn three_panel_steps(
+    mut a: *const u16,
+    panel_stride: usize,
+    mut b: [*const u16; 3],
+    steps: usize,
+) {
+    for _ in 0..steps {
+        // SAFETY: as in `product`.
+        unsafe {
             tile_load!(6, a);
             tile_load!(7, b[0]);
             tile_dot!(0, 6, 7);
@@ -267,19 +300,96 @@ unsafe fn three_panels(
             tile_load!(7, b[2].add(512));
             tile_dot!(5, 6, 7);
             a = a.add(panel_stride);
-            b = b.map(|b| b.add(1024));
+            b = b.map(|b| b.wrapping_add(1024));
         }
-        let [first, second, third] = out;
-        let (at, stride) = (first.0.as_mut_ptr(), 128usize);
+    }
+}
+
+#[inline(always)]
+unsafe fn three_panel_sums(out: &mut [Sums; 3]) {
+    let stride = 128usize;
+    // SAFETY: each is 32 rows of 32, of which two tiles take the first 16.
+    unsafe {
+        let at = out[0].0.as_mut_ptr();
         tile_store!(0, at, stride);
         tile_store!(1, at.add(16), stride);
-        let at = second.0.as_mut_ptr();
+        let at = out[1].0.as_mut_ptr();
         tile_store!(2, at, stride);
         tile_store!(3, at.add(16), stride);
-        let at = third.0.as_mut_ptr();
+        let at = out[2].0.as_mut_ptr();
         tile_store!(4, at, stride);
         tile_store!(5, at.add(16), stride);
     }
+}
+
+/// The same from int8 codes, which are widened a step ahead of the products.
+#[inline(always)]
+unsafe fn three_panels_of_codes(
+    a: *const u16,
+    panel_stride: usize,
+    b: [*const i8; 3],
+    steps: usize,
+    out: &mut [Sums; 3],
+) {
+    /// Steps that are widened together.
+    const GROUP: usize = 4;
+    let mut wide = [const { MaybeUninit::<Sums>::uninit() }; 3 * GROUP];
+    let wide = wide.as_mut_ptr().cast::<u16>();
+    // SAFETY: as in `product`; a step of a panel is 1024 values, half of one `Sums` in bf16.
+    unsafe {
+        let place = |group: usize, i: usize| wide.add(((group % 2) * 3 + i) * GROUP * 1024);
+        let prepare = |group: usize| {
+            let from = group * GROUP;
+            let values = (steps - from).min(GROUP) * 1024;
+            for (i, b) in b.iter().enumerate() {
+                widen(b.add(from * 1024), place(group, i), values);
+            }
+        };
+        tile_zero!(0, 1, 2, 3, 4, 5);
+        prepare(0);
+        for group in 0..steps.div_ceil(GROUP) {
+            let from = group * GROUP;
+            if from + GROUP < steps {
+                prepare(group + 1);
+            }
+            let count = (steps - from).min(GROUP);
+            let a = a.add(from * panel_stride);
+            let b = [0, 1, 2].map(|i| place(group, i).cast_const());
+            three_panel_steps(a, panel_stride, b, count);
+        }
+        three_panel_sums(out);
+    }
+}
+
+/// Int8 codes to bf16, which holds them exactly.
+#[inline(always)]
+unsafe fn widen(codes: *const i8, out: *mut u16, values: usize) {
+    for at in (0..values).step_by(32) {
+        // SAFETY: both are `values` long, a multiple of 1024; the CPU has AVX-512 with BF16.
+        unsafe {
+            let half = |i: usize| {
+                let codes = _mm_loadu_si128(codes.add(at + i).cast());
+                _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))
+            };
+            store_bf16(out.add(at), half(0), half(16));
+        }
+    }
+}
+
+/// Scale and bias of a panel.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn affine(layer: &Linear<'_>, panel: usize) -> Affine {
+    let load = |values: &[f32]| {
+        let values = &values[panel * 32..][..32];
+        // SAFETY: 16 values from each half of 32.
+        unsafe { [_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(16))] }
+    };
+    let scale = match layer.weight.values {
+        Values::Bf16(_) => [_mm512_set1_ps(1.0); 2],
+        Values::Int8 { scales, .. } => load(scales),
+    };
+    Affine { scale, bias: layer.bias.map_or([_mm512_setzero_ps(); 2], load) }
 }
 
 /// What goes from block to block.
