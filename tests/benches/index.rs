@@ -159,7 +159,7 @@ fn load(session: &mut Session, data: &Path, rows: usize) {
         .step_by(10)
         .filter_map(|line| line.ok()?.split_once('\t').map(|(_, sentence)| sentence.to_owned()));
     for (id, sentence) in sentences.take(rows + QUERIES).enumerate() {
-        let sentence = sentence.replace('\\', " ").replace('\t', " ");
+        let sentence = sentence.replace(['\\', '\t'], " ");
         writeln!(copy, "{id}\t{sentence}").expect("COPY takes a line");
     }
     copy.finish().expect("COPY ends");
