@@ -19,10 +19,11 @@ as_root() {
   fi
 }
 
-# Runs a command as a user that may run PostgreSQL, which refuses to run as root.
+# Runs a command as a user that may run PostgreSQL, which refuses to run as root; in a directory that any user may
+# enter.
 as_postgres() {
   if [ "$(id -u)" = 0 ]; then
-    setpriv --reuid=postgres --regid=postgres --init-groups --reset-env "$@"
+    (cd / && exec setpriv --reuid=postgres --regid=postgres --init-groups --reset-env "$@")
   else "$@"
   fi
 }

@@ -10,17 +10,18 @@ mod pg;
 
 pgrx::pg_module_magic!(name, version);
 
+// A chain: pgrx is free to order what is not tied, and its order differs between builds.
 pgrx::extension_sql_file!("../../sql/embedding.sql", name = "embedding");
 pgrx::extension_sql_file!("../../sql/embed.sql", name = "embed", requires = ["embedding"]);
 pgrx::extension_sql_file!("../../sql/chunk.sql", name = "chunk", requires = ["embed"]);
 pgrx::extension_sql_file!(
     "../../sql/access_method.sql",
     name = "access_method",
-    requires = ["embedding"]
+    requires = ["chunk"]
 );
 pgrx::extension_sql_file!("../../sql/hnsw.sql", name = "hnsw", requires = ["access_method"]);
-pgrx::extension_sql_file!("../../sql/bm25.sql", name = "bm25", requires = ["access_method"]);
-pgrx::extension_sql_file!("../../sql/search.sql", name = "search", requires = ["bm25", "hnsw"]);
+pgrx::extension_sql_file!("../../sql/bm25.sql", name = "bm25", requires = ["hnsw"]);
+pgrx::extension_sql_file!("../../sql/search.sql", name = "search", requires = ["bm25"]);
 
 /// Runs when a backend loads the library.
 #[pgrx::pg_guard]
