@@ -42,7 +42,12 @@ fn many_connections_embed_at_once() {
                     }
                     // What the slowest has done by the time this one is through.
                     let slowest = done.iter().map(|n| n.load(Ordering::Relaxed)).min();
-                    (private_mb(pid), slowest.expect("there are workers"))
+                    // A shared page counts as private once nobody else maps it: all stay connected
+                    // until all are measured.
+                    barrier.wait();
+                    let private = private_mb(pid);
+                    barrier.wait();
+                    (private, slowest.expect("there are workers"))
                 })
             })
             .collect();
