@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::server::{Server, give_to_postgres, run};
@@ -142,7 +144,7 @@ impl Cluster {
 
     /// A clean shutdown (`fast`: open transactions are rolled back).
     pub fn stop(&mut self) {
-        self.signal_and_wait("INT");
+        self.signal_and_wait(Signal::SIGINT);
     }
 
     /// Kills every process of the server at once, as a power cut would.
@@ -150,11 +152,11 @@ impl Cluster {
         let mut postmaster = self.postmaster.take().expect("the server runs");
         // Stopped first, so that it neither starts nor reaps children meanwhile; killed last, so that no child
         // has the time to say farewell to its client.
-        signal(&[postmaster.id()], "STOP");
+        signal(&[postmaster.id()], Signal::SIGSTOP);
         let mut pids = children_of(postmaster.id());
         let children = pids.clone();
         pids.push(postmaster.id());
-        signal(&pids, "KILL");
+        signal(&pids, Signal::SIGKILL);
         postmaster.wait().expect("a child can be waited for");
         while children.iter().any(|pid| is_alive(*pid)) {
             std::thread::sleep(Duration::from_millis(2));
@@ -167,9 +169,9 @@ impl Cluster {
         self.restart();
     }
 
-    fn signal_and_wait(&mut self, name: &str) {
+    fn signal_and_wait(&mut self, how: Signal) {
         let mut postmaster = self.postmaster.take().expect("the server runs");
-        signal(&[postmaster.id()], name);
+        signal(&[postmaster.id()], how);
         postmaster.wait().expect("a child can be waited for");
     }
 
@@ -280,7 +282,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if let Some(mut postmaster) = self.postmaster.take() {
-            signal(&[postmaster.id()], "QUIT");
+            signal(&[postmaster.id()], Signal::SIGQUIT);
             let _ = postmaster.wait();
         }
         if std::thread::panicking() {
@@ -306,11 +308,12 @@ pub(crate) fn socket_dir() -> TempDir {
         .expect("/tmp can be written")
 }
 
-fn signal(pids: &[u32], name: &str) {
-    let mut command = Command::new("kill");
-    command.args(["-s", name]).args(pids.iter().map(u32::to_string));
-    // A process that is gone already is what a signal wants.
-    let _ = command.stderr(Stdio::null()).status();
+fn signal(pids: &[u32], signal: Signal) {
+    for &pid in pids {
+        let pid = i32::try_from(pid).expect("Linux's process ids fit in 22 bits");
+        // A process that is gone already is what a signal wants.
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
 }
 
 fn children_of(parent: u32) -> Vec<u32> {

@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use distilface_tests::{Cluster, crash_loop, size, skip};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn a_cluster_has_the_extension_and_speaks_sql() {
@@ -97,10 +99,9 @@ fn a_backend_that_died_of_a_signal_fails_the_test() {
         let cluster = Cluster::start();
         let pid = cluster.session().one("SELECT pg_backend_pid() FROM pg_sleep(0)");
         let mut victim = cluster.session();
-        let victim_pid = victim.pid().to_string();
-        assert_ne!(pid, victim_pid);
-        let status = std::process::Command::new("kill").args(["-s", "SEGV", &victim_pid]).status();
-        assert!(status.expect("kill exists").success());
+        let victim_pid = victim.pid();
+        assert_ne!(pid, victim_pid.to_string());
+        kill(Pid::from_raw(victim_pid), Signal::SIGSEGV).expect("the backend runs");
         // The postmaster reaps it and restarts; the log has it by then.
         while !cluster.log().contains("was terminated by signal") {
             std::thread::sleep(std::time::Duration::from_millis(10));
