@@ -28,25 +28,16 @@ const OPERATORS: [(&str, &str); 4] = [
     ("embedding_l1_ops", "<+>"),
 ];
 
-fn ids(session: &mut Session, query: &str) -> Vec<String> {
-    session.column(query)
-}
-
 /// Runs `query` by index scan and by sort.
 fn both_ways(session: &mut Session, query: &str) -> (Vec<String>, Vec<String>) {
     session.sql("SET enable_seqscan = off");
     let plan = session.column(&format!("EXPLAIN {query}")).join("\n");
     assert!(plan.contains("Index Scan"), "no index scan for {query}:\n{plan}");
-    let by_index = ids(session, query);
+    let by_index = session.column(query);
     session.sql("SET enable_seqscan = on; SET enable_indexscan = off");
-    let by_sort = ids(session, query);
+    let by_sort = session.column(query);
     session.sql("RESET enable_indexscan");
     (by_index, by_sort)
-}
-
-fn assert_sound(session: &mut Session, index: &str) {
-    let broken = session.column(&format!("SELECT distilface_index_check('{index}')"));
-    assert!(broken.is_empty(), "{index}: {broken:#?}");
 }
 
 #[test]
@@ -56,7 +47,7 @@ fn the_index_finds_what_a_sort_finds_in_the_same_order_with_each_metric() {
     fill(&mut session, 3000);
     for (opclass, operator) in OPERATORS {
         session.sql(&format!("CREATE INDEX i ON t USING distilface_hnsw (e {opclass})"));
-        assert_sound(&mut session, "i");
+        session.assert_sound("i");
         let (mut found, mut asked) = (0, 0);
         for query in 1..=20 {
             let statement = format!(
@@ -72,7 +63,7 @@ fn the_index_finds_what_a_sort_finds_in_the_same_order_with_each_metric() {
                 by_index.join(",")
             );
             session.sql("SET enable_indexscan = off");
-            assert_eq!(by_index, ids(&mut session, &order), "{operator}");
+            assert_eq!(by_index, session.column(&order), "{operator}");
             session.sql("RESET enable_indexscan");
         }
         assert!(found * 100 >= asked * 97, "{operator}: {found} of {asked}");
@@ -154,7 +145,7 @@ fn inserts_updates_deletes_and_vacuum_keep_the_index_true() {
         if round != 1 {
             session.sql("VACUUM t");
         }
-        assert_sound(&mut session, "i");
+        session.assert_sound("i");
         let q = random_vector(round + 20, DIMS);
         let (by_index, by_sort) =
             both_ways(&mut session, &format!("SELECT id FROM t ORDER BY e <=> '{q}'"));
@@ -174,7 +165,7 @@ fn inserts_updates_deletes_and_vacuum_keep_the_index_true() {
     }
     session.sql("DELETE FROM t");
     session.sql("VACUUM t");
-    assert_sound(&mut session, "i");
+    session.assert_sound("i");
     session.sql(&format!(
         "SET enable_seqscan = off; INSERT INTO t VALUES (1, 1, '{}')",
         random_vector(1, DIMS)
@@ -207,7 +198,7 @@ fn a_crash_loses_no_committed_row_and_the_index_answers_as_before() {
     session.sql("SET enable_seqscan = off");
     assert_eq!(session.column(&query), before);
     assert_eq!(session.one("SELECT count(*) FROM t WHERE id = -1"), "0");
-    assert_sound(&mut session, "i");
+    session.assert_sound("i");
     let (by_index, by_sort) =
         both_ways(&mut session, &format!("SELECT id FROM t ORDER BY e <=> '{q}'"));
     assert_eq!(by_index.len(), by_sort.len());
@@ -246,7 +237,7 @@ fn a_standby_answers_as_its_primary_and_takes_over() {
     promoted.sql("SET enable_seqscan = off");
     let nearest = format!("SELECT id FROM t ORDER BY e <=> '{}' LIMIT 1", random_vector(77, DIMS));
     assert_eq!(promoted.one(&nearest), "-5");
-    assert_sound(&mut promoted, "i");
+    promoted.assert_sound("i");
 }
 
 #[test]
@@ -270,7 +261,7 @@ fn queries_without_a_place_have_an_answer_or_a_clear_error() {
     assert_eq!(error.code.code(), "42704", "{error}");
     // NULL rows and rows without a direction come last.
     session.sql(&format!("INSERT INTO t VALUES (-1, 0, NULL), (-2, 0, {zero})"));
-    assert_sound(&mut session, "i");
+    session.assert_sound("i");
     assert_eq!(
         session.one("SELECT heap_tids || ' ' || unplaced FROM distilface_index_info('i')"),
         "302 2"
@@ -289,7 +280,7 @@ fn every_way_to_make_an_index_makes_a_sound_one() {
     let q = random_vector(9, DIMS);
     session.sql("CREATE INDEX CONCURRENTLY ci ON t USING distilface_hnsw (e)");
     session.sql("REINDEX INDEX CONCURRENTLY ci");
-    assert_sound(&mut session, "ci");
+    session.assert_sound("ci");
     session.sql("DROP INDEX ci; CREATE INDEX part ON t USING distilface_hnsw (e) WHERE grp < 50");
     let (by_index, by_sort) = both_ways(
         &mut session,
@@ -309,17 +300,17 @@ fn every_way_to_make_an_index_makes_a_sound_one() {
         CREATE INDEX ON p USING distilface_hnsw (e);
         INSERT INTO p SELECT id, e FROM t",
     );
-    assert_sound(&mut session, "p1_e_idx");
+    session.assert_sound("p1_e_idx");
     let (by_index, by_sort) =
         both_ways(&mut session, &format!("SELECT id FROM p ORDER BY e <=> '{q}' LIMIT 5"));
     assert_eq!(by_index, by_sort);
     // A table that was empty and told no dimensions: the first row does.
     session.sql("CREATE UNLOGGED TABLE u (id int, e embedding); CREATE INDEX ui ON u USING distilface_hnsw (e); INSERT INTO u SELECT id, e FROM t");
-    assert_sound(&mut session, "ui");
+    session.assert_sound("ui");
     assert_eq!(session.one("SELECT dimensions FROM distilface_index_info('ui')"), DIMS.to_string());
     session.sql("CREATE TEMP TABLE tmp AS SELECT id, e FROM t; CREATE INDEX ti ON tmp USING distilface_hnsw (e); DELETE FROM tmp WHERE id < 500");
     session.sql("VACUUM tmp");
-    assert_sound(&mut session, "ti");
+    session.assert_sound("ti");
 }
 
 #[test]
@@ -339,7 +330,7 @@ fn an_unlogged_index_is_empty_and_usable_after_a_crash() {
         assert_eq!(session.column(&query).len(), 0);
         session.sql(&format!("INSERT INTO {table} SELECT id, e FROM t"));
         assert_eq!(session.column(&query).len(), 5);
-        assert_sound(&mut session, &format!("{table}i"));
+        session.assert_sound(&format!("{table}i"));
     }
 }
 
@@ -384,7 +375,7 @@ fn a_build_beyond_maintenance_work_mem_goes_on_in_pages() {
         cluster.log().contains("no longer fits into maintenance_work_mem")
             || session.one("SELECT heap_tids FROM distilface_index_info('i')") == "6000"
     );
-    assert_sound(&mut session, "i");
+    session.assert_sound("i");
     let mut found = 0;
     for id in 1..=20 {
         let (near, exact) = both_ways(

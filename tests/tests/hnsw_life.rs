@@ -21,11 +21,6 @@ fn create(session: &mut Session, rows: u64) {
     insert_rows(session, 0..rows);
 }
 
-fn assert_sound(session: &mut Session, index: &str) {
-    let broken = session.column(&format!("SELECT distilface_index_check('{index}')"));
-    assert!(broken.is_empty(), "{index}: {broken:#?}");
-}
-
 /// Share of the true ten nearest that the index finds, over rows of the table as queries.
 fn recall(session: &mut Session, operator: &str, queries: &[u64]) -> f64 {
     let mut found = 0;
@@ -66,7 +61,7 @@ fn rows_that_many_clients_insert_at_once_are_found() {
             });
         }
     });
-    assert_sound(&mut session, "i");
+    session.assert_sound("i");
     session.sql("SET enable_seqscan = off");
     let total = clients * each;
     let missing = (0..clients)
@@ -121,7 +116,7 @@ fn a_mixed_load_with_vacuum_makes_no_error_and_keeps_recall() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    assert_sound(&mut session, "i");
+    session.assert_sound("i");
     let queries: Vec<u64> = (0..30).collect();
     let lived = recall(&mut session, "<->", &queries);
     session.sql("REINDEX INDEX i");
@@ -146,7 +141,7 @@ fn equal_vectors_and_updates_do_not_swell_the_index() {
         random_vector(1, DIMS),
         equal / 2
     ));
-    assert_sound(&mut session, "same_i");
+    session.assert_sound("same_i");
     let all = format!(
         "SELECT count(DISTINCT id) FROM (SELECT id FROM same ORDER BY e <=> '{}') s",
         random_vector(2, DIMS)
@@ -160,7 +155,7 @@ fn equal_vectors_and_updates_do_not_swell_the_index() {
         session.sql("UPDATE t SET e = e + e, n = n + 1");
         session.sql("VACUUM t");
     }
-    assert_sound(&mut session, "churn");
+    session.assert_sound("churn");
     let lived: u64 = session.one("SELECT pg_relation_size('churn')").parse().unwrap();
     session.sql("REINDEX INDEX churn");
     let fresh: u64 = session.one("SELECT pg_relation_size('churn')").parse().unwrap();
@@ -185,7 +180,7 @@ fn deleting_three_rows_of_four_keeps_recall_with_each_metric() {
         session.sql(&format!("CREATE INDEX i ON t USING distilface_hnsw (e {opclass})"));
         session.sql("DELETE FROM t WHERE id % 4 <> 0");
         session.sql("VACUUM t");
-        assert_sound(&mut session, "i");
+        session.assert_sound("i");
         session.sql("SET distilface.ef_search = 100");
         let recall = recall(&mut session, operator, &(0..20).collect::<Vec<_>>());
         assert!(recall >= 0.95, "{operator}: recall {recall}");
@@ -256,7 +251,7 @@ fn indexes_built_beside_an_updater_miss_no_row() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    assert_sound(&mut session, "i");
+    session.assert_sound("i");
     session.sql("SET enable_seqscan = off");
     let by_index = session.column(&format!(
         "SELECT id FROM (SELECT id FROM t ORDER BY e <=> '{}') s ORDER BY id",

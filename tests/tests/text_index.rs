@@ -25,11 +25,6 @@ fn nearest(session: &mut Session, rest: &str) -> Vec<String> {
     session.column(&query)
 }
 
-fn assert_sound(session: &mut Session, index: &str) {
-    let broken = session.column(&format!("SELECT distilface_index_check('{index}')"));
-    assert!(broken.is_empty(), "{index}: {broken:#?}");
-}
-
 #[test]
 fn text_is_searched_by_meaning_without_a_vector_column() {
     let cluster = Cluster::start();
@@ -37,7 +32,7 @@ fn text_is_searched_by_meaning_without_a_vector_column() {
     fill(&mut session);
     session
         .sql("CREATE INDEX meaning ON docs USING distilface_hnsw (body); SET enable_seqscan = off");
-    assert_sound(&mut session, "meaning");
+    session.assert_sound("meaning");
     // NULL and blank texts have no place in the graph; they come last.
     assert_eq!(
         session.one("SELECT heap_tids || ' ' || unplaced FROM distilface_index_info('meaning')"),
@@ -79,7 +74,7 @@ fn inserts_and_updates_keep_the_index_fresh() {
     session.sql("DELETE FROM docs WHERE id = 2");
     session.sql("VACUUM docs");
     assert_eq!(nearest(&mut session, "ORDER BY body <=> 'breakfast'"), ["1", "3", "4"]);
-    assert_sound(&mut session, "meaning");
+    session.assert_sound("meaning");
 }
 
 #[test]
@@ -88,7 +83,7 @@ fn an_index_on_text_knows_its_model() {
     let mut session = cluster.session();
     fill(&mut session);
     session.sql("CREATE INDEX named ON docs USING distilface_hnsw (body) WITH (model = 'all-minilm-l6-v2', m = 8)");
-    assert_sound(&mut session, "named");
+    session.assert_sound("named");
     let error =
         session.error("CREATE INDEX ON docs USING distilface_hnsw (body) WITH (model = 'foo')");
     assert_eq!(error.code.code(), "42704", "{error}");
@@ -121,7 +116,7 @@ fn an_index_on_text_survives_crash_standby_dump_and_concurrent_builds() {
     let mut session = cluster.session();
     session.sql("SET enable_seqscan = off");
     assert_eq!(nearest(&mut session, query), before);
-    assert_sound(&mut session, "meaning");
+    session.assert_sound("meaning");
     session.sql("INSERT INTO scratch VALUES (1, 'after the crash')");
     assert_eq!(session.one("SELECT id FROM scratch ORDER BY body <=> 'crash' LIMIT 1"), "1");
 
