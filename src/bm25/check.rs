@@ -2,10 +2,11 @@
 
 use super::engine::PageDirectory;
 use super::error::Bm25Error;
-use super::layout::{HeapTid, Meta};
+use super::layout::Meta;
 use super::maintain::pages_in_use;
 use super::pending;
 use super::segment::SegmentMap;
+use crate::page::HeapTid;
 use crate::page::PageStore;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,9 +7,9 @@
 //! [`PageDirectory::failure`] hands out.
 
 use super::error::Bm25Error;
-use super::layout::HeapTid;
 use super::params::Bm25Params;
 use super::segment::{Part, SegmentMap};
+use crate::page::HeapTid;
 use crate::page::PageStore;
 use std::collections::HashMap;
 use std::io;

@@ -9,7 +9,7 @@
 use super::error::Bm25Error;
 use super::params::{Bm25Params, Column, MAX_CONFIG_BYTES};
 use crate::bm25::analyzer::TextConfig;
-use crate::page::{BlockNumber, PAGE_CONTENT, PageError, PagePin, PageStore};
+use crate::page::{BlockNumber, HeapTid, PAGE_CONTENT, PageError, PagePin, PageStore};
 
 /// The metapage's place.
 pub(crate) const METAPAGE: BlockNumber = 0;
@@ -37,29 +37,18 @@ const _: () = assert!(
         <= PAGE_CONTENT
 );
 
-/// A row's place in its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HeapTid {
-    /// Page of the table.
-    pub block: u32,
-    /// Line pointer in the page, counted from 1.
-    pub offset: u16,
-}
-
 /// Bytes of a heap TID.
 pub(crate) const TID_LEN: usize = 6;
 
-impl HeapTid {
-    pub(crate) fn to_bytes(self) -> [u8; TID_LEN] {
-        let [a, b, c, d] = self.block.to_le_bytes();
-        let [e, f] = self.offset.to_le_bytes();
-        [a, b, c, d, e, f]
-    }
+pub(crate) fn tid_to_bytes(tid: HeapTid) -> [u8; TID_LEN] {
+    let [a, b, c, d] = tid.block.to_le_bytes();
+    let [e, f] = tid.offset.to_le_bytes();
+    [a, b, c, d, e, f]
+}
 
-    pub(crate) fn from_bytes(bytes: [u8; TID_LEN]) -> Self {
-        let [a, b, c, d, e, f] = bytes;
-        Self { block: u32::from_le_bytes([a, b, c, d]), offset: u16::from_le_bytes([e, f]) }
-    }
+pub(crate) fn tid_from_bytes(bytes: [u8; TID_LEN]) -> HeapTid {
+    let [a, b, c, d, e, f] = bytes;
+    HeapTid { block: u32::from_le_bytes([a, b, c, d]), offset: u16::from_le_bytes([e, f]) }
 }
 
 /// What a page holds.

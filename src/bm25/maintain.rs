@@ -13,12 +13,12 @@ use super::alloc::{self, mapped_blocks, write_map};
 use super::engine::{self, MemorySegment, PageDirectory, SMALL_BUDGET, SegmentBuilder};
 use super::error::Bm25Error;
 use super::layout::{
-    FreeChain, Header, HeapTid, Kind, Link, MAX_SEGMENTS, METAPAGE, Meta, NIL, SegmentEntry,
+    FreeChain, Header, Kind, Link, MAX_SEGMENTS, METAPAGE, Meta, NIL, SegmentEntry,
 };
 use super::params::Bm25Params;
 use super::pending;
 use super::segment::{Part, SegmentMap, write_segment};
-use crate::page::{BlockNumber, LockMode, PageError, PagePin, PageStore, PageTxn, Wait};
+use crate::page::{BlockNumber, HeapTid, LockMode, PageError, PagePin, PageStore, PageTxn, Wait};
 use std::sync::Arc;
 use tantivy::directory::OwnedBytes;
 use tantivy::fastfield::AliveBitSet;

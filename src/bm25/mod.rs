@@ -35,11 +35,12 @@ mod weight;
 #[cfg(test)]
 mod tests;
 
+pub use crate::page::HeapTid;
 pub use analyzer::{Term, TextConfig, TextConfigError, tokenize};
 pub use check::{CheckReport, check};
 pub use error::Bm25Error;
 pub use highlight::{Highlight, highlight};
-pub use layout::{FORMAT_VERSION, HeapTid};
+pub use layout::FORMAT_VERSION;
 pub use maintain::{
     Builder, MergeExtent, PENDING_LIMIT, VacuumStats, bulk_delete, cleanup, create, insert, merge,
     set_constants,

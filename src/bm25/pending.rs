@@ -11,10 +11,10 @@
 use super::alloc::{allocate, write_page};
 use super::error::Bm25Error;
 use super::layout::{
-    Filling, HEADER_LEN, Header, HeapTid, Kind, Link, METAPAGE, Meta, NIL, ROOM, TID_LEN, get_u32,
-    get_u64, put_u32, put_u64, with_page,
+    Filling, HEADER_LEN, Header, Kind, Link, METAPAGE, Meta, NIL, ROOM, TID_LEN, get_u32, get_u64,
+    put_u32, put_u64, tid_from_bytes, tid_to_bytes, with_page,
 };
-use crate::page::{BlockNumber, PageError, PageStore, PageTxn};
+use crate::page::{BlockNumber, HeapTid, PageError, PageStore, PageTxn};
 
 /// Longest row that can be indexed, in bytes of its texts.
 pub const MAX_ROW_BYTES: usize = 512 << 20;
@@ -37,7 +37,7 @@ fn encode(texts: &[Option<&str>], tid: HeapTid) -> Result<Vec<u8>, Bm25Error> {
         return Err(Bm25Error::TooLong { max: MAX_ROW_BYTES, got: bytes });
     }
     let mut row = Vec::with_capacity(TID_LEN + bytes + texts.len() * 4);
-    row.extend_from_slice(&tid.to_bytes());
+    row.extend_from_slice(&tid_to_bytes(tid));
     for text in texts {
         match text {
             Some(text) => {
@@ -65,7 +65,7 @@ fn decode(row: &[u8], columns: usize) -> Option<Row> {
             rest = tail;
         }
     }
-    rest.is_empty().then(|| Row { tid: HeapTid::from_bytes(*tid), texts })
+    rest.is_empty().then(|| Row { tid: tid_from_bytes(*tid), texts })
 }
 
 /// Appends a row. Returns the pages of the list, for the caller to see when a merge is due.

@@ -18,11 +18,10 @@
 
 use super::engine::{SegmentBuilder, TINY_BUDGET};
 use super::error::Bm25Error;
-use super::layout::HeapTid;
 use super::query::{Compiled, Query, compile};
 use super::view::View;
 use super::weight::{Bm25Leaf, TermScorer};
-use crate::page::{PageError, PageStore};
+use crate::page::{HeapTid, PageError, PageStore};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;

@@ -8,10 +8,10 @@
 use super::alloc::{MAP_FIXED, mapped_blocks, write_map, write_page};
 use super::error::Bm25Error;
 use super::layout::{
-    DEAD_PER_PAGE, HEADER_LEN, Header, HeapTid, Kind, METAPAGE, Meta, NIL, ROOM, SegmentEntry,
-    TID_LEN, get_u32, get_u64, put_u32, put_u64, with_page,
+    DEAD_PER_PAGE, HEADER_LEN, Header, Kind, METAPAGE, Meta, NIL, ROOM, SegmentEntry, TID_LEN,
+    get_u32, get_u64, put_u32, put_u64, tid_from_bytes, tid_to_bytes, with_page,
 };
-use crate::page::{BlockNumber, PageError, PageStore, PageTxn};
+use crate::page::{BlockNumber, HeapTid, PageError, PageStore, PageTxn};
 use std::ops::Range;
 
 /// A file of a segment.
@@ -72,7 +72,7 @@ pub(crate) fn write_segment<S: PageStore>(
 ) -> Result<SegmentEntry, Bm25Error> {
     let docs = u32::try_from(tids.len())
         .map_err(|_| Bm25Error::TooLong { max: u32::MAX as usize, got: tids.len() })?;
-    let tid_bytes: Vec<u8> = tids.iter().flat_map(|tid| tid.to_bytes()).collect();
+    let tid_bytes: Vec<u8> = tids.iter().flat_map(|&tid| tid_to_bytes(tid)).collect();
     let [terms, postings, positions, norms, fast] = files;
     let parts = [terms, postings, positions, norms, fast, &tid_bytes[..]];
     let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
@@ -241,14 +241,14 @@ impl SegmentMap {
         let at = doc as usize * TID_LEN;
         let bytes = self.read(store, Part::HeapTids, at..at + TID_LEN)?;
         let bytes = bytes.first_chunk::<TID_LEN>().expect("read returns the range's length");
-        Ok(HeapTid::from_bytes(*bytes))
+        Ok(tid_from_bytes(*bytes))
     }
 
     /// The heap TIDs of all documents, in their order.
     pub(crate) fn tids<S: PageStore>(&self, store: &S) -> Result<Vec<HeapTid>, Bm25Error> {
         let bytes = self.read(store, Part::HeapTids, 0..self.part_len(Part::HeapTids))?;
         let (tids, _) = bytes.as_chunks::<TID_LEN>();
-        Ok(tids.iter().map(|&bytes| HeapTid::from_bytes(bytes)).collect())
+        Ok(tids.iter().map(|&bytes| tid_from_bytes(bytes)).collect())
     }
 
     /// A bit a document, set for the dead ones; nothing where all live.

@@ -9,10 +9,11 @@
 
 use super::engine::{MemorySegment, PageDirectory, SMALL_BUDGET, SegmentBuilder};
 use super::error::Bm25Error;
-use super::layout::{HeapTid, Meta};
+use super::layout::Meta;
 use super::params::Bm25Params;
 use super::pending::{self, TailMark};
 use super::segment::{DeadBits, SegmentMap};
+use crate::page::HeapTid;
 use crate::page::PageStore;
 use std::collections::HashMap;
 use std::sync::Arc;

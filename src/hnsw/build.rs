@@ -10,11 +10,11 @@
 use super::HnswError;
 use super::code::{Code, Scorer};
 use super::graph::{Graph, Scratch, draw_level, mix};
-use super::layout::{Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut};
+use super::layout::{Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut};
 use super::order::{SlotUse, place_nodes};
 use super::params::{HnswParams, Storage};
 use super::sketch::Sketch;
-use crate::page::{MAX_TXN_PAGES, PageError, PageStore, PageTxn};
+use crate::page::{HeapTid, MAX_TXN_PAGES, PageError, PageStore, PageTxn};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

@@ -5,10 +5,10 @@
 //! It expects that nobody writes meanwhile; with writers it may report what was true for a moment.
 
 use super::HnswError;
-use super::layout::{FORMAT_VERSION, HeapTid, Layout, Link, Meta, NIL, PageView, SlotState};
+use super::layout::{FORMAT_VERSION, Layout, Link, Meta, NIL, PageView, SlotState};
 use super::params::HnswParams;
 use super::search::{Reader, read_meta};
-use crate::page::{BlockNumber, PagePin, PageStore};
+use crate::page::{BlockNumber, HeapTid, PagePin, PageStore};
 use std::collections::{HashMap, HashSet};
 
 /// Violations reported by name; the rest is counted.

@@ -16,15 +16,14 @@ use super::HnswError;
 use super::code::{Code, CodeRef, Query, Scorer};
 use super::graph::{draw_level, mix};
 use super::layout::{
-    Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, PageView, SlotState,
-    SlotView,
+    Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, PageView, SlotState, SlotView,
 };
 use super::params::Storage;
 use super::search::{Discarded, Found, Reader, Search, read_meta};
 use super::select::select_neighbors;
 use super::sketch::Sketch;
 use super::space::{Allocation, allocate};
-use crate::page::{LockMode, PageStore, PageTxn};
+use crate::page::{HeapTid, LockMode, PageStore, PageTxn};
 
 /// The nearest nodes whose codes are compared with the new one's.
 const TWINS_TRIED: usize = 4;

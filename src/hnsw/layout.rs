@@ -10,7 +10,7 @@
 
 use super::params::{HnswParams, Storage};
 use super::sketch::{SKETCH_LEN, Sketch};
-use crate::page::{BlockNumber, PAGE_CONTENT, PageError};
+use crate::page::{BlockNumber, HeapTid, PAGE_CONTENT, PageError};
 use crate::vector::{Metric, prefetch};
 
 /// The metapage's place.
@@ -30,15 +30,6 @@ const PAGE_HEADER_LEN: usize = 32;
 const SLOT_HEADER_LEN: usize = 32;
 const CHAIN_HEADER_LEN: usize = 12;
 const TID_LEN: usize = 6;
-
-/// A row's place in its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HeapTid {
-    /// Page of the table.
-    pub block: u32,
-    /// Line pointer in the page, counted from 1.
-    pub offset: u16,
-}
 
 /// Where things are in an index's pages; follows from its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -33,10 +33,11 @@ mod space;
 mod tag;
 mod vacuum;
 
+pub use crate::page::HeapTid;
 pub use build::{Added, BuildOptions, BuildPhase, BuildStats, Builder, Progress, create_empty};
 pub use check::{CheckReport, IndexInfo, check, each_tid, info};
 pub use insert::{Inserted, insert, insert_unplaced};
-pub use layout::{FORMAT_VERSION, HeapTid};
+pub use layout::FORMAT_VERSION;
 pub use params::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_EF_SEARCH, DEFAULT_M, EF_CONSTRUCTION_RANGE, EF_SEARCH_RANGE,
     HnswParams, M_RANGE, ParamsError, Storage,

@@ -14,9 +14,9 @@
 
 use super::HnswError;
 use super::code::Query;
-use super::layout::{HeapTid, Layout, Meta, NIL, SlotState};
+use super::layout::{Layout, Meta, NIL, SlotState};
 use super::search::{Discarded, Found, MAX_CHAIN, Reader, Search, read_meta};
-use crate::page::{PageError, PageStore};
+use crate::page::{HeapTid, PageError, PageStore};
 use std::collections::VecDeque;
 
 /// Whether and how a scan goes on past `ef_search`.

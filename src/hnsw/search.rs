@@ -9,11 +9,11 @@
 
 use super::code::{CodeRef, Query, Score};
 use super::layout::{
-    Entry, HeapTid, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
+    Entry, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
 };
 use super::params::Storage;
 use super::sketch::Estimator;
-use crate::page::{BlockNumber, PageError, PagePin, PageStore};
+use crate::page::{BlockNumber, HeapTid, PageError, PagePin, PageStore};
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};

@@ -19,12 +19,10 @@
 use super::HnswError;
 use super::code::Code;
 use super::insert::{Candidates, Links};
-use super::layout::{
-    Entry, HeapTid, Layout, Link, METAPAGE, Meta, NIL, PageMut, PageView, SlotState,
-};
+use super::layout::{Entry, Layout, Link, METAPAGE, Meta, NIL, PageMut, PageView, SlotState};
 use super::search::{MAX_CHAIN, read_meta};
 use super::space::list_page;
-use crate::page::{BlockNumber, LockMode, PageError, PagePin, PageStore, PageTxn};
+use crate::page::{BlockNumber, HeapTid, LockMode, PageError, PagePin, PageStore, PageTxn};
 use std::collections::HashSet;
 
 /// Neighbors of dead neighbors that one repair looks at.

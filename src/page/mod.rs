@@ -35,6 +35,15 @@ pub const PAGE_CONTENT: usize = PAGE_SIZE - PAGE_HEADER;
 /// Pages that one transaction can change (`MAX_GENERIC_XLOG_PAGES`).
 pub const MAX_TXN_PAGES: usize = 4;
 
+/// A row's place in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HeapTid {
+    /// Page of the table.
+    pub block: BlockNumber,
+    /// Line pointer in the page, counted from 1.
+    pub offset: u16,
+}
+
 /// What went wrong below an algorithm.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {

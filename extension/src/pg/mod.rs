@@ -13,6 +13,7 @@ pub mod bm25;
 pub mod buffers;
 pub mod embedding;
 pub mod hash;
+pub mod index_am;
 pub mod interrupts;
 pub mod numbers;
 pub mod report;

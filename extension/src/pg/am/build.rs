@@ -2,13 +2,14 @@
 //! backend scans the heap, then written to pages at once. A graph that outgrows
 //! `maintenance_work_mem` is written out early, and the rest of the heap goes in by page inserts.
 
-use super::index::{IndexRelation, heap_tid};
+use super::index::IndexRelation;
 use super::raise;
 use super::vectors::{Source, TextDatum};
 use crate::embed::registry::ModelId;
 use crate::embed::session::{self, Strictness};
 use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::index_am::{build_result, heap_tid};
 use crate::pg::interrupts;
 use crate::pg::report::Report;
 use distilface_core::encoder::InputKind;
@@ -117,14 +118,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         hnsw::write_tag(&build.store, tag.as_bytes()).unwrap_or_else(|error| raise(&index, error));
     }
     build.store.log_all_pages();
-    // SAFETY: a zeroed allocation of the result's size in the caller's memory context.
-    unsafe {
-        let result = PgBox::<pg_sys::IndexBuildResult>::alloc0();
-        let result = result.into_pg();
-        (*result).heap_tuples = heap_tuples;
-        (*result).index_tuples = build.indexed as f64;
-        result
-    }
+    build_result(heap_tuples, build.indexed)
 }
 
 /// Makes the init fork of an unlogged index: an index without a page is an empty one.

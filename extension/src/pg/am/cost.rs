@@ -6,6 +6,7 @@
 //! leave few rows sees the cost of a long scan and gets another plan.
 
 use crate::guc;
+use crate::pg::index_am::{clauses_selectivity, page_costs};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -35,12 +36,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             *total_cost = f64::INFINITY;
             return;
         }
-        let (mut random_page_cost, mut seq_page_cost) = (0.0, 0.0);
-        pg_sys::get_tablespace_page_costs(
-            (*info).reltablespace,
-            &mut random_page_cost,
-            &mut seq_page_cost,
-        );
+        let (random_page_cost, _) = page_costs((*info).reltablespace);
         let entries = (*info).tuples.max(1.0);
         let nodes = visited_nodes(entries);
         let walked = (nodes * PAGES_PER_NODE).min((*info).pages.into());
@@ -63,19 +59,4 @@ const PAGES_PER_NODE: f64 = 0.25;
 fn visited_nodes(entries: f64) -> f64 {
     let candidates = f64::from(guc::EF_SEARCH.get());
     (14.0 * candidates + 24.0 * entries.max(2.0).log2()).min(entries)
-}
-
-unsafe fn clauses_selectivity(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::IndexPath) -> f64 {
-    // SAFETY: the planner's own lists.
-    unsafe {
-        let clauses = pg_sys::get_quals_from_indexclauses((*path).indexclauses);
-        let relid = (*(*(*path).indexinfo).rel).relid as i32;
-        pg_sys::clauselist_selectivity(
-            root,
-            clauses,
-            relid,
-            pg_sys::JoinType::JOIN_INNER,
-            std::ptr::null_mut(),
-        )
-    }
 }

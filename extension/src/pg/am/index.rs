@@ -3,12 +3,12 @@
 use super::COLUMN_PROC;
 use super::options::Options;
 use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::index_am::{is_access_method, relation_name};
 use crate::pg::report::Report;
-use distilface_core::hnsw::{HeapTid, HnswParams};
+use distilface_core::hnsw::HnswParams;
 use distilface_core::vector::Metric;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::{PgTupleDesc, pg_sys};
-use std::ffi::CStr;
 
 /// An open `distilface_hnsw` index.
 #[derive(Clone, Copy)]
@@ -27,19 +27,14 @@ impl IndexRelation {
 
     /// The index's name, for messages.
     pub fn name(self) -> String {
-        // SAFETY: an open relation's catalog row is there, its name NUL-terminated.
-        unsafe { CStr::from_ptr((*(*self.0).rd_rel).relname.data.as_ptr()) }
-            .to_string_lossy()
-            .into_owned()
+        // SAFETY: the relation is open.
+        unsafe { relation_name(self.0) }
     }
 
     /// Whether the index is of this access method.
     pub fn is_ours(self) -> bool {
-        // SAFETY: as for `name`; the name is palloc'd or null.
-        unsafe {
-            let name = pg_sys::get_am_name((*(*self.0).rd_rel).relam);
-            !name.is_null() && CStr::from_ptr(name) == c"distilface_hnsw"
-        }
+        // SAFETY: an open relation's catalog row is there.
+        is_access_method(unsafe { (*(*self.0).rd_rel).relam }, c"distilface_hnsw")
     }
 
     /// Dimensions that the indexed column's type declares.
@@ -134,17 +129,4 @@ impl Column {
         let placed = self.metric != Metric::Cosine || vector.iter().any(|&x| x != 0.0);
         placed.then_some(vector)
     }
-}
-
-/// A heap TID in the core crate's form.
-pub fn heap_tid(tid: pg_sys::ItemPointerData) -> HeapTid {
-    let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
-    HeapTid { block, offset }
-}
-
-/// A heap TID in PostgreSQL's form.
-pub fn item_pointer(tid: HeapTid) -> pg_sys::ItemPointerData {
-    let mut out = pg_sys::ItemPointerData::default();
-    pgrx::itemptr::item_pointer_set_all(&mut out, tid.block, tid.offset);
-    out
 }

@@ -1,9 +1,10 @@
 //! A row's vector into a live index.
 
-use super::index::{IndexRelation, heap_tid};
+use super::index::IndexRelation;
 use super::raise;
 use super::vectors::Source;
 use crate::pg::buffers::Logging;
+use crate::pg::index_am::heap_tid;
 use distilface_core::hnsw;
 use distilface_core::page::{LockMode, PageStore};
 use pgrx::pg_sys;

@@ -1,6 +1,7 @@
 //! `WITH (m = …, ef_construction = …, model = …)`.
 
 use crate::embed::registry;
+use crate::pg::index_am::{option, parse_options};
 use distilface_core::hnsw::{DEFAULT_EF_CONSTRUCTION, DEFAULT_M, EF_CONSTRUCTION_RANGE, M_RANGE};
 use pgrx::pg_sys;
 use pgrx::pg_sys::relopt_type::{RELOPT_TYPE_INT, RELOPT_TYPE_STRING};
@@ -96,29 +97,11 @@ pub unsafe extern "C-unwind" fn amoptions(
     reloptions: pg_sys::Datum,
     validate: bool,
 ) -> *mut pg_sys::bytea {
-    // PostgreSQL 18 has one field more.
-    #[allow(clippy::needless_update)]
-    let option = |optname: &CStr, opttype, offset: usize| pg_sys::relopt_parse_elt {
-        optname: optname.as_ptr(),
-        opttype,
-        offset: offset as i32,
-        ..Default::default()
-    };
     let table = [
         option(c"m", RELOPT_TYPE_INT, offset_of!(Options, m)),
         option(c"ef_construction", RELOPT_TYPE_INT, offset_of!(Options, ef_construction)),
         option(c"model", RELOPT_TYPE_STRING, offset_of!(Options, model)),
     ];
-    // SAFETY: `table` describes the fields of `Options`, whose size is passed with it.
-    unsafe {
-        pg_sys::build_reloptions(
-            reloptions,
-            validate,
-            KIND.get(),
-            size_of::<Options>(),
-            table.as_ptr(),
-            table.len() as i32,
-        )
-        .cast()
-    }
+    // SAFETY: `table` describes the fields of `Options`; the rest is PostgreSQL's own.
+    unsafe { parse_options::<Options>(reloptions, validate, KIND.get(), &table) }
 }

@@ -3,16 +3,16 @@
 //! A scan holds neither pins nor locks between two rows, so an open cursor keeps nobody waiting and
 //! an error leaves nothing behind.
 
-use super::index::{IndexRelation, item_pointer};
+use super::index::IndexRelation;
 use super::raise;
 use super::similarity::UNDEFINED_FIRST;
 use super::vectors::Source;
 use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
 use crate::pg::report::Report;
 use distilface_core::hnsw::{self, Iterative, Scan, ScanOptions, Turn, UnplacedRows};
 use distilface_core::page::PageStore;
-use pgrx::PgMemoryContexts;
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
@@ -66,7 +66,6 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     // SAFETY: PostgreSQL's own arguments; the index stays open until the scan has ended. The state
     // lives in the executor's context, which drops it where an error skips `amendscan`.
     unsafe {
-        let scan = pg_sys::RelationGetIndexScan(index, nkeys, norderbys);
         let store = IndexRelation::new(index).store(Logging::Generic);
         let state = State {
             scan: None,
@@ -75,14 +74,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             unplaced: None,
             phase: Phase::NotStarted,
         };
-        (*scan).opaque =
-            PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state).cast();
-        if norderbys > 0 {
-            let count = norderbys as usize;
-            (*scan).xs_orderbyvals = pg_sys::palloc0(count * size_of::<pg_sys::Datum>()).cast();
-            (*scan).xs_orderbynulls = pg_sys::palloc0(count * size_of::<bool>()).cast();
-        }
-        scan
+        begin_scan(index, nkeys, norderbys, state)
     }
 }
 
@@ -90,8 +82,8 @@ pub unsafe extern "C-unwind" fn ambeginscan(
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amrescan(
     scan: pg_sys::IndexScanDesc,
-    _keys: pg_sys::ScanKey,
-    _nkeys: i32,
+    keys: pg_sys::ScanKey,
+    nkeys: i32,
     orderbys: pg_sys::ScanKey,
     norderbys: i32,
 ) {
@@ -101,9 +93,7 @@ pub unsafe extern "C-unwind" fn amrescan(
         let state = &mut *(*scan).opaque.cast::<State>();
         state.scan = None;
         state.phase = Phase::NotStarted;
-        if !orderbys.is_null() && norderbys > 0 {
-            std::ptr::copy(orderbys, (*scan).orderByData, norderbys as usize);
-        }
+        keep_keys(scan, keys, nkeys, orderbys, norderbys);
     }
 }
 

@@ -13,6 +13,7 @@ use super::index::{Element, IndexRelation};
 use super::vectors::Source;
 use crate::embed::registry;
 use crate::pg::buffers::Logging;
+use crate::pg::index_am::is_access_method;
 use distilface_core::page::PageStore;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -75,8 +76,7 @@ unsafe fn offer(
 ) {
     // SAFETY: the planner's own structures; what is made here is palloc'd in its memory context.
     unsafe {
-        let name = pg_sys::get_am_name((*index).relam);
-        if name.is_null() || CStr::from_ptr(name) != c"distilface_hnsw" {
+        if !is_access_method((*index).relam, c"distilface_hnsw") {
             return;
         }
         if (*index).hypothetical || !(*index).indpred.is_null() && !(*index).predOK {

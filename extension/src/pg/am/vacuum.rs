@@ -1,9 +1,10 @@
 //! `VACUUM`: forgets dead rows, repairs the graph around them, frees their space.
 
-use super::index::{IndexRelation, item_pointer};
+use super::index::IndexRelation;
 use super::raise;
 use crate::pg::buffers::SharedBuffers;
-use distilface_core::hnsw::{self, DeleteStats};
+use crate::pg::index_am::{item_pointer, vacuum_result};
+use distilface_core::hnsw;
 use distilface_core::page::PageStore;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -30,7 +31,9 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
         let done =
             hnsw::bulk_delete(&store, &mut is_dead).unwrap_or_else(|error| raise(&index, error));
         // SAFETY: `stats` is null or what an earlier call of this vacuum returned.
-        return unsafe { report(stats, &store, &done) };
+        return unsafe {
+            vacuum_result(stats, page_count(index, &store), done.remaining, done.removed)
+        };
     }
     stats
 }
@@ -55,7 +58,11 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
 
 /// An index without pages has not met its first row yet.
 fn has_pages(index: IndexRelation, store: &SharedBuffers) -> bool {
-    store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0
+    page_count(index, store) > 0
+}
+
+fn page_count(index: IndexRelation, store: &SharedBuffers) -> u32 {
+    store.page_count().unwrap_or_else(|error| raise(&index, error.into()))
 }
 
 unsafe fn open(info: *mut pg_sys::IndexVacuumInfo) -> (IndexRelation, SharedBuffers) {
@@ -63,26 +70,5 @@ unsafe fn open(info: *mut pg_sys::IndexVacuumInfo) -> (IndexRelation, SharedBuff
     unsafe {
         let relation = (*info).index;
         (IndexRelation::new(relation), SharedBuffers::for_vacuum(relation, (*info).strategy))
-    }
-}
-
-unsafe fn report(
-    stats: *mut pg_sys::IndexBulkDeleteResult,
-    store: &SharedBuffers,
-    done: &DeleteStats,
-) -> *mut pg_sys::IndexBulkDeleteResult {
-    // SAFETY: the caller passes null or a valid result; a new one is zeroed, in the caller's
-    // memory context.
-    unsafe {
-        let stats = if stats.is_null() {
-            PgBox::<pg_sys::IndexBulkDeleteResult>::alloc0().into_pg()
-        } else {
-            stats
-        };
-        (*stats).num_pages = store.page_count().unwrap_or(0);
-        (*stats).estimated_count = false;
-        (*stats).num_index_tuples = done.remaining as f64;
-        (*stats).tuples_removed += done.removed as f64;
-        stats
     }
 }

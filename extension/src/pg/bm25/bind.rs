@@ -7,9 +7,9 @@
 
 use super::query::{BoundQuery, NewQuery};
 use super::{DISTANCE_BOUND, MATCH_BOUND};
+use crate::pg::index_am::is_access_method;
 use pgrx::prelude::*;
 use pgrx::{Internal, is_a, pg_sys};
-use std::ffi::CStr;
 
 /// Answers the planner's request to simplify a call of one of the operators' functions.
 #[pg_extern(sql = false)]
@@ -254,8 +254,7 @@ unsafe fn key_of(oid: pg_sys::Oid, operand: *mut pg_sys::Node, varno: i32) -> Op
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let relation = pg_sys::index_open(oid, lock);
         let form = &*(*relation).rd_index;
-        let name = pg_sys::get_am_name((*(*relation).rd_rel).relam);
-        let ours = !name.is_null() && CStr::from_ptr(name) == c"distilface_bm25";
+        let ours = is_access_method((*(*relation).rd_rel).relam, c"distilface_bm25");
         let mut found = None;
         if ours && form.indisvalid {
             let mut expression = 0;

@@ -1,9 +1,10 @@
 //! `CREATE INDEX` and `REINDEX`: segments made in memory while this backend scans the heap, written
 //! to pages when they outgrow `maintenance_work_mem`, and merged into one at the end.
 
-use super::index::{IndexRelation, heap_tid, with_texts};
+use super::index::{IndexRelation, with_texts};
 use super::store::{Attached, BackendStore};
 use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::index_am::{build_result, heap_tid};
 use crate::pg::interrupts;
 use distilface_core::bm25::{self, Builder};
 use pgrx::pg_sys;
@@ -69,13 +70,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         None => unreachable!("only this function takes the builder"),
     };
     index.buffers(Logging::Deferred).log_all_pages();
-    // SAFETY: a zeroed allocation of the result's size in the caller's memory context.
-    unsafe {
-        let result = PgBox::<pg_sys::IndexBuildResult>::alloc0().into_pg();
-        (*result).heap_tuples = heap_tuples;
-        (*result).index_tuples = rows as f64;
-        result
-    }
+    build_result(heap_tuples, rows)
 }
 
 /// Makes the init fork of an unlogged index: an index without rows.

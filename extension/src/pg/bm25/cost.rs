@@ -4,6 +4,7 @@
 //! end of a top-k search leaves; most of it is paid before the first row. A row costs its heap TID's
 //! page. A condition's share of the rows is the operator's estimate.
 
+use crate::pg::index_am::{clauses_selectivity, page_costs};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -40,12 +41,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             return;
         }
         *selectivity = clauses_selectivity(root, path);
-        let (mut random_page_cost, mut seq_page_cost) = (0.0, 0.0);
-        pg_sys::get_tablespace_page_costs(
-            (*info).reltablespace,
-            &mut random_page_cost,
-            &mut seq_page_cost,
-        );
+        let (random_page_cost, seq_page_cost) = page_costs((*info).reltablespace);
         let rows = (*info).tuples.max(1.0);
         let found = rows * *selectivity;
         let touched = (f64::from((*info).pages) * TOUCHED_SHARE).clamp(1.0, 200.0);
@@ -56,20 +52,5 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         *total_cost = *startup_cost
             + found * (pg_sys::cpu_index_tuple_cost + pg_sys::cpu_operator_cost)
             + tid_pages * seq_page_cost;
-    }
-}
-
-unsafe fn clauses_selectivity(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::IndexPath) -> f64 {
-    // SAFETY: the planner's own lists.
-    unsafe {
-        let clauses = pg_sys::get_quals_from_indexclauses((*path).indexclauses);
-        let relid = (*(*(*path).indexinfo).rel).relid as i32;
-        pg_sys::clauselist_selectivity(
-            root,
-            clauses,
-            relid,
-            pg_sys::JoinType::JOIN_INNER,
-            std::ptr::null_mut(),
-        )
     }
 }

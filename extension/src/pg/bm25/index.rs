@@ -4,11 +4,11 @@ use super::options::Options;
 use super::raise;
 use super::store::{Attached, BackendStore};
 use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::index_am::{is_access_method, relation_name};
 use crate::pg::text::to_utf8;
 use crate::pg::varlena::Plain;
-use distilface_core::bm25::{Bm25Error, Bm25Params, HeapTid};
+use distilface_core::bm25::{Bm25Error, Bm25Params};
 use pgrx::{PgTupleDesc, pg_sys};
-use std::ffi::CStr;
 use std::sync::Arc;
 
 /// An open `distilface_bm25` index.
@@ -28,10 +28,8 @@ impl IndexRelation {
 
     /// The index's name, for messages.
     pub fn name(self) -> String {
-        // SAFETY: an open relation's catalog row is there, its name NUL-terminated.
-        unsafe { CStr::from_ptr((*(*self.0).rd_rel).relname.data.as_ptr()) }
-            .to_string_lossy()
-            .into_owned()
+        // SAFETY: the relation is open.
+        unsafe { relation_name(self.0) }
     }
 
     pub fn oid(self) -> pg_sys::Oid {
@@ -41,11 +39,8 @@ impl IndexRelation {
 
     /// Whether the index is of this access method.
     pub fn is_ours(self) -> bool {
-        // SAFETY: as for `name`; the name is palloc'd or null.
-        unsafe {
-            let name = pg_sys::get_am_name((*(*self.0).rd_rel).relam);
-            !name.is_null() && CStr::from_ptr(name) == c"distilface_bm25"
-        }
+        // SAFETY: an open relation's catalog row is there.
+        is_access_method(unsafe { (*(*self.0).rd_rel).relam }, c"distilface_bm25")
     }
 
     /// The number of the file that holds the index; a rebuild gives it another.
@@ -120,17 +115,4 @@ pub unsafe fn with_texts<T>(
         .collect();
     let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
     work(&texts)
-}
-
-/// A heap TID in the core crate's form.
-pub fn heap_tid(tid: pg_sys::ItemPointerData) -> HeapTid {
-    let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
-    HeapTid { block, offset }
-}
-
-/// A heap TID in PostgreSQL's form.
-pub fn item_pointer(tid: HeapTid) -> pg_sys::ItemPointerData {
-    let mut out = pg_sys::ItemPointerData::default();
-    pgrx::itemptr::item_pointer_set_all(&mut out, tid.block, tid.offset);
-    out
 }

@@ -1,7 +1,8 @@
 //! A row's texts into a live index.
 
-use super::index::{IndexRelation, heap_tid, with_texts};
+use super::index::{IndexRelation, with_texts};
 use crate::pg::buffers::Logging;
+use crate::pg::index_am::heap_tid;
 use distilface_core::bm25;
 use pgrx::pg_sys;
 use pgrx::prelude::*;

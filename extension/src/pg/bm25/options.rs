@@ -3,6 +3,7 @@
 //! `text_config` is a configuration for all columns, or several: `english; title = simple` analyzes
 //! the column `title` in another way. `boosts` multiplies columns' scores: `title = 3, body = 1`.
 
+use crate::pg::index_am::{option, parse_options};
 use crate::pg::report::Report;
 use distilface_core::bm25::{
     Bm25Error, Bm25Params, Column, DEFAULT_B, DEFAULT_K1, ParamsError, TextConfig,
@@ -87,14 +88,6 @@ pub unsafe extern "C-unwind" fn amoptions(
     reloptions: pg_sys::Datum,
     validate: bool,
 ) -> *mut pg_sys::bytea {
-    // PostgreSQL 18 has one field more.
-    #[allow(clippy::needless_update)]
-    let option = |optname: &CStr, opttype, offset: usize| pg_sys::relopt_parse_elt {
-        optname: optname.as_ptr(),
-        opttype,
-        offset: offset as i32,
-        ..Default::default()
-    };
     use pg_sys::relopt_type::{RELOPT_TYPE_REAL, RELOPT_TYPE_STRING};
     let table = [
         option(c"text_config", RELOPT_TYPE_STRING, offset_of!(Stored, text_config)),
@@ -102,18 +95,8 @@ pub unsafe extern "C-unwind" fn amoptions(
         option(c"k1", RELOPT_TYPE_REAL, offset_of!(Stored, k1)),
         option(c"b", RELOPT_TYPE_REAL, offset_of!(Stored, b)),
     ];
-    // SAFETY: `table` describes the fields of `Stored`, whose size is passed with it.
-    unsafe {
-        pg_sys::build_reloptions(
-            reloptions,
-            validate,
-            KIND.get(),
-            size_of::<Stored>(),
-            table.as_ptr(),
-            table.len() as i32,
-        )
-        .cast()
-    }
+    // SAFETY: `table` describes the fields of `Stored`; the rest is PostgreSQL's own.
+    unsafe { parse_options::<Stored>(reloptions, validate, KIND.get(), &table) }
 }
 
 #[pg_guard]

@@ -4,16 +4,16 @@
 //! A scan holds neither pins nor locks between two rows. Heap visibility is the executor's: an MVCC
 //! snapshot never sees a row that took a dead one's place after the scan began.
 
-use super::index::{IndexRelation, item_pointer};
+use super::index::IndexRelation;
 use super::query::BoundQuery;
 use super::store::BackendStore;
 use super::views::OpenView;
 use super::{DISTANCE_BOUND, DISTANCE_TEXT, MATCH_BOUND, MATCH_TEXT, raise};
+use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
 use crate::pg::varlena::Plain;
 use distilface_core::bm25::{Bm25Error, FIRST_BATCH, HeapTid, Prepared, Query, RankedScan, Scope};
-use pgrx::PgMemoryContexts;
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
@@ -88,16 +88,8 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     // SAFETY: PostgreSQL's own arguments. The state lives in the executor's context, which drops it
     // where an error skips `amendscan`.
     unsafe {
-        let scan = pg_sys::RelationGetIndexScan(index, nkeys, norderbys);
         let state = State::default();
-        (*scan).opaque =
-            PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state).cast();
-        if norderbys > 0 {
-            let count = norderbys as usize;
-            (*scan).xs_orderbyvals = pg_sys::palloc0(count * size_of::<pg_sys::Datum>()).cast();
-            (*scan).xs_orderbynulls = pg_sys::palloc0(count * size_of::<bool>()).cast();
-        }
-        scan
+        begin_scan(index, nkeys, norderbys, state)
     }
 }
 
@@ -114,12 +106,7 @@ pub unsafe extern "C-unwind" fn amrescan(
     // scan's own.
     unsafe {
         (*(*scan).opaque.cast::<State>()).phase = Phase::NotStarted;
-        if !keys.is_null() && nkeys > 0 {
-            std::ptr::copy(keys, (*scan).keyData, nkeys as usize);
-        }
-        if !orderbys.is_null() && norderbys > 0 {
-            std::ptr::copy(orderbys, (*scan).orderByData, norderbys as usize);
-        }
+        keep_keys(scan, keys, nkeys, orderbys, norderbys);
     }
 }
 

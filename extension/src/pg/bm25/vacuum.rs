@@ -1,8 +1,9 @@
 //! `VACUUM`: forgets dead rows, merges the pending list and small segments.
 
-use super::index::{IndexRelation, item_pointer};
+use super::index::IndexRelation;
 use super::store::{Attached, BackendStore};
 use crate::pg::buffers::SharedBuffers;
+use crate::pg::index_am::{item_pointer, vacuum_result};
 use distilface_core::bm25::{self, VacuumStats};
 use distilface_core::page::PageStore;
 use pgrx::pg_sys;
@@ -64,18 +65,10 @@ unsafe fn report(
     store: &BackendStore,
     done: &VacuumStats,
 ) -> *mut pg_sys::IndexBulkDeleteResult {
-    // SAFETY: the caller passes null or a valid result; a new one is zeroed, in the caller's
-    // memory context.
+    let pages = store.page_count().unwrap_or(0);
+    // SAFETY: the caller passes null or what an earlier call of this vacuum returned.
     unsafe {
-        let stats = if stats.is_null() {
-            PgBox::<pg_sys::IndexBulkDeleteResult>::alloc0().into_pg()
-        } else {
-            stats
-        };
-        (*stats).num_pages = store.page_count().unwrap_or(0);
-        (*stats).estimated_count = false;
-        (*stats).num_index_tuples = done.kept as f64;
-        (*stats).tuples_removed += done.removed as f64;
+        let stats = vacuum_result(stats, pages, done.kept, done.removed);
         (*stats).pages_free = u32::try_from(done.free_pages).unwrap_or(u32::MAX);
         stats
     }
