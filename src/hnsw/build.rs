@@ -10,7 +10,9 @@
 use super::HnswError;
 use super::code::{Code, Scorer};
 use super::graph::{Graph, Scratch, draw_level, mix};
-use super::layout::{Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut};
+use super::layout::{
+    Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, write_attributes,
+};
 use super::order::{SlotUse, place_nodes};
 use super::params::{HnswParams, Storage};
 use super::sketch::Sketch;
@@ -98,6 +100,8 @@ pub struct Builder {
     options: BuildOptions,
     graph: Graph,
     tids: Vec<HeapTid>,
+    /// The nodes' filter columns, as many bytes for each.
+    attrs: Vec<u8>,
     /// Heap TIDs of rows that joined an earlier row's node.
     more_tids: HashMap<u32, Vec<HeapTid>>,
     /// Rows without a place in the graph.
@@ -116,6 +120,7 @@ impl Builder {
             options,
             graph: Graph::new(params),
             tids: Vec::new(),
+            attrs: Vec::new(),
             more_tids: HashMap::new(),
             unplaced: Vec::new(),
             by_hash: HashMap::new(),
@@ -128,21 +133,40 @@ impl Builder {
     /// all zeros (such rows have no direction and stay out of the index, as in pgvector).
     ///
     /// # Errors
-    /// [`HnswError::Dims`] where the length is not the index's.
+    /// [`HnswError::Dims`] where the length is not the index's, [`HnswError::Attributes`] where the
+    /// index has filter columns.
     pub fn add(&mut self, vector: &[f32], tid: HeapTid) -> Result<Added, HnswError> {
+        self.add_with_attributes(vector, &[], tid)
+    }
+
+    /// Adds a row with its filter columns, encoded as [`super::Filter`] compares them.
+    ///
+    /// # Errors
+    /// [`HnswError::Dims`] and [`HnswError::Attributes`] where a length is not the index's.
+    pub fn add_with_attributes(
+        &mut self,
+        vector: &[f32],
+        attrs: &[u8],
+        tid: HeapTid,
+    ) -> Result<Added, HnswError> {
         super::check_dims(&self.params, vector)?;
+        super::check_attributes(&self.params, attrs)?;
         // A vector that doubles holds old and new at once: half of the limit is for the growth.
-        let node_bytes = Graph::bytes_per_node(&self.params) + size_of::<HeapTid>() + 24;
+        let node_bytes =
+            Graph::bytes_per_node(&self.params) + size_of::<HeapTid>() + 24 + attrs.len();
         let scratch = self.options.threads.max(1) * self.graph.len() * 2;
         if self.bytes + node_bytes + scratch > self.options.memory_limit && self.rows > 0 {
             return Ok(Added::MemoryFull);
         }
         let code = Code::new(&self.params, vector);
         self.rows += 1;
-        let hash = hash_code(&code);
+        let hash = hash_row(&code, attrs);
         if let Some(&node) = self.by_hash.get(&hash) {
             let same = self.graph.code(node);
-            if same.scale.to_bits() == code.scale.to_bits() && same.codes == &*code.codes {
+            if same.scale.to_bits() == code.scale.to_bits()
+                && same.codes == &*code.codes
+                && self.node_attrs(node) == attrs
+            {
                 self.graph.widen_error(node, code.error);
                 self.more_tids.entry(node).or_default().push(tid);
                 self.bytes += size_of::<HeapTid>() * 2;
@@ -155,8 +179,14 @@ impl Builder {
         let node = self.graph.push(&code, level);
         self.by_hash.entry(hash).or_insert(node);
         self.tids.push(tid);
+        self.attrs.extend_from_slice(attrs);
         self.bytes += node_bytes;
         Ok(Added::Kept)
+    }
+
+    fn node_attrs(&self, node: u32) -> &[u8] {
+        let len = self.params.attr_len();
+        &self.attrs[node as usize * len..][..len]
     }
 
     /// Adds a row that no distance places: a NULL, or a zero vector under cosine. See
@@ -259,25 +289,35 @@ impl Builder {
         progress: &mut dyn Progress,
     ) -> Result<u64, HnswError> {
         let plan = Plan::new(self, layout, slots)?;
-        let page_slots: Vec<&[PlannedSlot]> = plan.slots.chunks(layout.slots_per_page()).collect();
-        let total = page_slots.len() as u64;
+        let mut pages: Vec<PlannedPage<'_>> = Vec::new();
+        for (page, slots) in plan.slots.chunks(layout.slots_per_page()).enumerate() {
+            if layout.group_pages() > 0 && page.is_multiple_of(layout.group_pages()) {
+                let start = page * layout.slots_per_page();
+                let end = (start + layout.group_slots()).min(plan.slots.len());
+                pages.push(PlannedPage::Attributes(&plan.slots[start..end]));
+            }
+            pages.push(PlannedPage::Nodes(slots));
+        }
+        let total = pages.len() as u64;
         let mut written = 0;
         let mut tail = NIL;
-        for group in page_slots.chunks(MAX_TXN_PAGES) {
+        for group in pages.chunks(MAX_TXN_PAGES) {
             store.check_interrupts()?;
             progress.report(BuildPhase::Writing, written, total);
             let mut txn = store.begin()?;
-            for slots in group {
+            for page in group {
                 let blkno = txn.extend()?;
                 written += 1;
                 debug_assert_eq!(u64::from(blkno), written, "the store had no pages");
-                self.fill_page(
-                    layout,
-                    &plan,
-                    slots,
-                    PageMut::format(layout, blkno, txn.page(blkno)?),
-                )?;
-                tail = blkno;
+                let bytes = txn.page(blkno)?;
+                match page {
+                    PlannedPage::Attributes(slots) => self.fill_attributes(layout, slots, bytes),
+                    PlannedPage::Nodes(slots) => {
+                        let page = PageMut::format(layout, blkno, bytes);
+                        self.fill_page(layout, &plan, slots, page)?;
+                        tail = blkno;
+                    }
+                }
             }
             txn.commit()?;
         }
@@ -298,6 +338,14 @@ impl Builder {
         Ok(written + 1)
     }
 
+    fn fill_attributes(&self, layout: &Layout, slots: &[PlannedSlot], bytes: &mut [u8]) {
+        for (place, slot) in slots.iter().enumerate() {
+            if let PlannedSlot::Placed(SlotUse::Node(node)) = *slot {
+                write_attributes(layout, bytes, place, self.node_attrs(node));
+            }
+        }
+    }
+
     fn fill_page(
         &self,
         layout: &Layout,
@@ -305,7 +353,6 @@ impl Builder {
         slots: &[PlannedSlot],
         mut page: PageMut<'_>,
     ) -> Result<(), PageError> {
-        let attrs = vec![0; self.params.attr_len()];
         let scorer = Scorer::new(self.params.link_metric());
         let links_of = |node, level| -> Vec<Link> {
             let base = self.graph.code(node);
@@ -332,7 +379,6 @@ impl Builder {
                         norm: code.norm,
                         error: self.graph.error(node),
                         codes: code.codes,
-                        attrs: &attrs,
                     });
                     out.set_links(&links_of(node, 0));
                 }
@@ -399,6 +445,13 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
+/// A page with everything known that its bytes need.
+enum PlannedPage<'p> {
+    Nodes(&'p [PlannedSlot]),
+    /// The attributes of the nodes in these slots.
+    Attributes(&'p [PlannedSlot]),
+}
+
 /// A slot with everything known that its bytes need.
 #[derive(Clone, Copy)]
 enum PlannedSlot {
@@ -424,7 +477,7 @@ impl Plan {
         let mut node_ids = vec![NIL; builder.graph.len()];
         let mut upper_ids = HashMap::new();
         for (position, slot) in placed.iter().enumerate() {
-            let id = slot_id(layout, position)?;
+            let id = slot_id(position)?;
             match *slot {
                 SlotUse::Node(node) => node_ids[node as usize] = id,
                 SlotUse::Upper { node, part } => {
@@ -441,11 +494,11 @@ impl Plan {
             lists.push((NIL, &builder.unplaced));
         }
         for (node, tids) in lists {
-            posting_ids.insert(node, slot_id(layout, slots.len())?);
+            posting_ids.insert(node, slot_id(slots.len())?);
             let parts = tids.len().div_ceil(layout.tids_per_slot());
             for part in 0..parts {
                 let last = part + 1 == parts;
-                let next = if last { NIL } else { slot_id(layout, slots.len() + 1)? };
+                let next = if last { NIL } else { slot_id(slots.len() + 1)? };
                 slots.push(PlannedSlot::Posting { node, part, next });
             }
         }
@@ -457,18 +510,15 @@ impl Plan {
     }
 }
 
-fn slot_id(layout: &Layout, position: usize) -> Result<u32, HnswError> {
-    let blkno = position / layout.slots_per_page() + 1;
-    u32::try_from(blkno)
-        .ok()
-        .and_then(|blkno| layout.id(blkno, position % layout.slots_per_page()))
-        .ok_or(HnswError::Full)
+/// Ids count slots from the first node page on.
+fn slot_id(position: usize) -> Result<u32, HnswError> {
+    u32::try_from(position).ok().filter(|&id| id != NIL).ok_or(HnswError::Full)
 }
 
-fn hash_code(code: &Code) -> u64 {
+fn hash_row(code: &Code, attrs: &[u8]) -> u64 {
     let start = mix(code.scale.to_bits().into());
-    let bytes: &[u8] = bytemuck::cast_slice(&code.codes);
-    bytes.chunks(8).fold(start, |hash, chunk| {
+    let codes: &[u8] = bytemuck::cast_slice(&code.codes);
+    codes.chunks(8).chain(attrs.chunks(8)).fold(start, |hash, chunk| {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
         mix(hash ^ u64::from_le_bytes(word))

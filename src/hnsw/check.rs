@@ -5,7 +5,9 @@
 //! It expects that nobody writes meanwhile; with writers it may report what was true for a moment.
 
 use super::HnswError;
-use super::layout::{FORMAT_VERSION, Layout, Link, Meta, NIL, PageView, SlotState};
+use super::layout::{
+    FORMAT_VERSION, Layout, Link, Meta, NIL, PageView, SlotState, read_attributes,
+};
 use super::params::HnswParams;
 use super::search::{Reader, read_meta};
 use crate::page::{BlockNumber, HeapTid, PagePin, PageStore};
@@ -96,8 +98,10 @@ pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, HnswError> {
         nodes: HashMap::new(),
         chains: HashMap::new(),
         tids: HashSet::new(),
+        without_attributes: Vec::new(),
     };
     checker.read_pages(store)?;
+    checker.check_attributes();
     checker.check_chains();
     checker.check_links();
     checker.check_entry();
@@ -190,6 +194,49 @@ pub fn each_tid<S: PageStore>(store: &S, each: &mut dyn FnMut(HeapTid)) -> Resul
     Ok(())
 }
 
+/// Calls `each` for every heap TID in the index with its filter columns; with none for rows that have
+/// no place in the graph.
+///
+/// # Errors
+/// What the store raises, damaged pages.
+pub fn each_row<S: PageStore>(
+    store: &S,
+    each: &mut dyn FnMut(HeapTid, Option<&[u8]>),
+) -> Result<(), HnswError> {
+    let meta = read_meta(store)?;
+    let mut reader = Reader::new(store, Layout::new(&meta.params));
+    let len = meta.params.attr_len();
+    for blkno in 1..meta.page_end.min(store.page_count()?) {
+        store.check_interrupts()?;
+        reader.release_pins();
+        let mut rows: Vec<(u32, HeapTid)> = Vec::new();
+        let layout = reader.layout;
+        reader.page_if_filled(blkno, |page| {
+            for slot in page.slots() {
+                let (at, slot) = slot?;
+                let id = layout.id(blkno, at).unwrap_or(NIL);
+                match slot.state() {
+                    SlotState::Live => rows.extend(slot.tid().map(|tid| (id, tid))),
+                    SlotState::Posting => rows.extend(slot.tids().map(|tid| (slot.owner(), tid))),
+                    _ => {}
+                }
+            }
+            Ok(())
+        })?;
+        for (id, tid) in rows {
+            if id == NIL {
+                each(tid, None);
+            } else if len == 0 {
+                each(tid, Some(&[]));
+            } else {
+                let (group, place) = layout.attribute_place(id);
+                reader.attributes(group, |all| each(tid, all.chunks_exact(len).nth(place)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 struct Checker {
     layout: Layout,
     meta: Meta,
@@ -197,6 +244,8 @@ struct Checker {
     nodes: HashMap<u32, Node>,
     chains: HashMap<u32, Chain>,
     tids: HashSet<HeapTid>,
+    /// Attribute pages without content.
+    without_attributes: Vec<BlockNumber>,
 }
 
 struct Node {
@@ -235,6 +284,14 @@ impl Checker {
             let pin = store.pin(blkno)?;
             let guard = pin.lock_shared();
             let layout = self.layout;
+            if layout.is_attribute_page(blkno) {
+                match read_attributes(&layout, blkno, &guard) {
+                    Ok([]) => self.without_attributes.push(blkno),
+                    Ok(_) => {}
+                    Err(error) => self.report.violation(error.to_string()),
+                }
+                continue;
+            }
             match PageView::new_if_filled(&layout, blkno, &guard) {
                 Ok(Some(page)) => self.read_page(blkno, &page),
                 Ok(None) => {}
@@ -319,6 +376,19 @@ impl Checker {
         }
     }
 
+    fn check_attributes(&mut self) {
+        let empty: HashSet<BlockNumber> = self.without_attributes.iter().copied().collect();
+        if empty.is_empty() {
+            return;
+        }
+        let page_of = |id| self.layout.attribute_page(self.layout.attribute_place(id).0);
+        let bare: Vec<u32> =
+            self.nodes.keys().copied().filter(|&id| empty.contains(&page_of(id))).collect();
+        for id in bare {
+            self.report.violation(format!("node {id}: attribute page {} is empty", page_of(id)));
+        }
+    }
+
     /// Follows every node's chains of upper and posting slots.
     fn check_chains(&mut self) {
         let ids: Vec<u32> = self.nodes.keys().copied().collect();
@@ -387,9 +457,6 @@ impl Checker {
     }
 
     fn check_links(&mut self) {
-        let last = self
-            .layout
-            .id(self.meta.page_end.saturating_sub(1).max(1), self.layout.slots_per_page() - 1);
         let mut found = Vec::new();
         let mut stale = 0;
         for (id, node) in &self.nodes {
@@ -408,7 +475,7 @@ impl Checker {
                     if link.id == *id {
                         found.push(format!("node {id}: links to itself on level {level}"));
                     }
-                    if last.is_some_and(|last| link.id > last) {
+                    if self.layout.block_of(link.id) >= self.meta.page_end {
                         found.push(format!("node {id}: link to {} is out of range", link.id));
                     }
                     match self.nodes.get(&link.id) {

@@ -22,7 +22,7 @@ use super::params::Storage;
 use super::search::{Discarded, Found, Reader, Search, read_meta};
 use super::select::select_neighbors;
 use super::sketch::Sketch;
-use super::space::{Allocation, allocate};
+use super::space::{Allocation, allocate, put_attributes};
 use crate::page::{HeapTid, LockMode, PageStore, PageTxn};
 
 /// The nearest nodes whose codes are compared with the new one's.
@@ -43,17 +43,32 @@ pub enum Inserted {
 /// zeros (such rows have no direction and stay out of the index, as in pgvector).
 ///
 /// # Errors
-/// [`HnswError::Dims`] where the length is not the index's; [`HnswError::Full`]; what the store
-/// raises. After an error the index is valid; the row is in it or not.
+/// [`HnswError::Dims`] where the length is not the index's, [`HnswError::Attributes`] where the index
+/// has filter columns; [`HnswError::Full`]; what the store raises. After an error the index is valid;
+/// the row is in it or not.
 pub fn insert<S: PageStore>(
     store: &S,
     vector: &[f32],
+    tid: HeapTid,
+) -> Result<Inserted, HnswError> {
+    insert_with_attributes(store, vector, &[], tid)
+}
+
+/// Adds a row with its filter columns, encoded as [`super::Filter`] compares them.
+///
+/// # Errors
+/// As [`insert`]; [`HnswError::Attributes`] where `attrs` is not as long as the index's.
+pub fn insert_with_attributes<S: PageStore>(
+    store: &S,
+    vector: &[f32],
+    attrs: &[u8],
     tid: HeapTid,
 ) -> Result<Inserted, HnswError> {
     let _updating = store.lock_updates(LockMode::Shared)?;
     loop {
         let meta = read_meta(store)?;
         super::check_dims(&meta.params, vector)?;
+        super::check_attributes(&meta.params, attrs)?;
         let layout = Layout::new(&meta.params);
         let number = mix(u64::from(tid.block) << 16 | u64::from(tid.offset));
         let level = draw_level(meta.seed, number, meta.params.m()).min(layout.max_level());
@@ -64,6 +79,7 @@ pub fn insert<S: PageStore>(
             links: Links::new(store, layout, &meta),
             meta,
             code,
+            attrs,
             level,
             tid,
         };
@@ -127,17 +143,18 @@ fn push_unplaced<S: PageStore>(
     Ok(true)
 }
 
-struct Insertion<'s, S: PageStore> {
+struct Insertion<'s, 'a, S: PageStore> {
     meta: Meta,
     scorer: Scorer,
     query: Query,
     code: Code,
+    attrs: &'a [u8],
     level: u8,
     tid: HeapTid,
     links: Links<'s, S>,
 }
 
-impl<S: PageStore> Insertion<'_, S> {
+impl<S: PageStore> Insertion<'_, '_, S> {
     /// `None` where the first node of an empty index came from someone else meanwhile.
     fn run(&mut self) -> Result<Option<Inserted>, HnswError> {
         let Some(entry) = self.meta.entry else { return self.insert_first() };
@@ -189,7 +206,10 @@ impl<S: PageStore> Insertion<'_, S> {
             let nearest_first: Vec<Found> = search.window().iter().rev().copied().collect();
             if level == 0 {
                 for found in nearest_first.iter().take(TWINS_TRIED) {
-                    if self.links.share_node(found.node, &self.code, self.tid)? {
+                    // A node's attributes stay the same for as long as it lives.
+                    if self.links.has_attributes(found.node.id, self.attrs)?
+                        && self.links.share_node(found.node, &self.code, self.tid)?
+                    {
                         return Ok(None);
                     }
                 }
@@ -219,7 +239,6 @@ impl<S: PageStore> Insertion<'_, S> {
             allocate(self.links.reader.store, &layout, 1 + upper_slots, &[])?;
         let node = Link::new(slots[0].0, slots[0].1);
         let upper_id = |part: usize| slots.get(part + 1).map_or(NIL, |slot| slot.0);
-        let attrs = vec![0; self.meta.params.attr_len()];
         for (i, &(id, _)) in slots.iter().enumerate() {
             let blkno = layout.block_of(id);
             let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
@@ -234,7 +253,6 @@ impl<S: PageStore> Insertion<'_, S> {
                     norm: self.code.norm,
                     error: self.code.error,
                     codes: &self.code.codes,
-                    attrs: &attrs,
                 });
                 slot.set_links(&neighbors[0]);
             } else {
@@ -246,6 +264,7 @@ impl<S: PageStore> Insertion<'_, S> {
                 }
             }
         }
+        put_attributes(&mut txn, &layout, node.id, self.attrs)?;
         txn.commit()?;
         Ok(node)
     }
@@ -372,6 +391,17 @@ impl<'s, S: PageStore> Links<'s, S> {
     /// The code that links on `level` need sketches of edges from, where they have some.
     pub(crate) fn sketch_base<'c>(&self, level: u8, base: CodeRef<'c>) -> Option<CodeRef<'c>> {
         (self.reader.layout.storage() == Storage::Sketched && level == 0).then_some(base)
+    }
+
+    /// Whether a node's attributes are these.
+    fn has_attributes(&mut self, id: u32, attrs: &[u8]) -> Result<bool, HnswError> {
+        if attrs.is_empty() {
+            return Ok(true);
+        }
+        let (group, place) = self.reader.layout.attribute_place(id);
+        Ok(self.reader.attributes(group, |all| {
+            all.chunks_exact(attrs.len()).nth(place).is_some_and(|theirs| theirs == attrs)
+        })?)
     }
 
     /// The link with a sketch of its edge from `base`, where links have some.

@@ -4,6 +4,10 @@
 //! of equal slots, so that a node's id is a number from which page and slot follow, and a slot holds
 //! one of: nothing, a node, the upper-level links of a node, or more heap TIDs of a node.
 //!
+//! Where an index has filter columns, their values lie in attribute pages of their own: one in front of
+//! every few node pages, with a place for each of their slots (`filter.rs`). So an id tells the place
+//! of its attributes too, and a scan learns which nodes match from a page for a thousand nodes.
+//!
 //! A slot's generation goes up by one whenever it is freed, and a link carries the generation it
 //! was made for (modulo 256). A link whose generation differs leads nowhere. That is a matter of
 //! graph quality only: whoever follows a link scores, and emits, what the slot holds now.
@@ -26,6 +30,7 @@ pub(crate) const MAX_LEVEL: u8 = 15;
 
 const META_MAGIC: u32 = u32::from_le_bytes(*b"DFHM");
 const PAGE_MAGIC: u32 = u32::from_le_bytes(*b"DFHN");
+const ATTRIBUTE_MAGIC: u32 = u32::from_le_bytes(*b"DFHA");
 const PAGE_HEADER_LEN: usize = 32;
 const SLOT_HEADER_LEN: usize = 32;
 const CHAIN_HEADER_LEN: usize = 12;
@@ -40,6 +45,8 @@ pub(crate) struct Layout {
     storage: Storage,
     slot_size: usize,
     slots_per_page: usize,
+    /// Node pages behind each attribute page; 0 in an index without filter columns.
+    group_pages: usize,
 }
 
 impl Layout {
@@ -51,10 +58,49 @@ impl Layout {
         // Wide enough for one level's links as well, which lie in slots of their own.
         let storage = params.storage();
         let sketches = if storage == Storage::Sketched { 2 * m * SKETCH_LEN } else { 0 };
-        let node = SLOT_HEADER_LEN + 2 * m * 5 + sketches + dims + attr_len;
+        let node = SLOT_HEADER_LEN + 2 * m * 5 + sketches + dims;
         let slot_size = node.next_multiple_of(8);
         let slots_per_page = (Self::PAGE_ROOM / slot_size).min(MAX_SLOTS);
-        Self { dims, m, attr_len, storage, slot_size, slots_per_page }
+        let group_pages = match attr_len * slots_per_page {
+            0 => 0,
+            page_attrs => Self::PAGE_ROOM / page_attrs,
+        };
+        Self { dims, m, attr_len, storage, slot_size, slots_per_page, group_pages }
+    }
+
+    /// Bytes of a node's filter columns.
+    pub(crate) fn attr_len(&self) -> usize {
+        self.attr_len
+    }
+
+    /// Node pages behind each attribute page; 0 in an index without filter columns.
+    pub(crate) fn group_pages(&self) -> usize {
+        self.group_pages
+    }
+
+    /// Nodes whose attributes one attribute page holds.
+    pub(crate) fn group_slots(&self) -> usize {
+        self.group_pages * self.slots_per_page
+    }
+
+    /// Whether the page is one of attributes.
+    pub(crate) fn is_attribute_page(&self, blkno: BlockNumber) -> bool {
+        self.group_pages > 0
+            && blkno > METAPAGE
+            && (blkno - 1).is_multiple_of(self.group_pages as u32 + 1)
+    }
+
+    /// The attribute page of a group of node pages.
+    pub(crate) fn attribute_page(&self, group: u32) -> BlockNumber {
+        let blkno = u64::from(group) * (self.group_pages as u64 + 1) + 1;
+        BlockNumber::try_from(blkno).unwrap_or(BlockNumber::MAX)
+    }
+
+    /// The group that an id belongs to, and its place there.
+    #[inline]
+    pub(crate) fn attribute_place(&self, id: u32) -> (u32, usize) {
+        let group_slots = self.group_slots().max(1) as u32;
+        (id / group_slots, (id % group_slots) as usize)
     }
 
     pub(crate) fn storage(&self) -> Storage {
@@ -98,19 +144,32 @@ impl Layout {
         ((self.slot_size - CHAIN_HEADER_LEN) / TID_LEN).min(u8::MAX as usize)
     }
 
+    #[inline]
     pub(crate) fn block_of(&self, id: u32) -> BlockNumber {
         // One more than the quotient, for the metapage; cannot overflow, as a page has ≥ 1 slot and
         // the largest id is NIL − 1.
-        id / self.slots_per_page as u32 + 1
+        let page = id / self.slots_per_page as u32;
+        if self.group_pages == 0 {
+            return page + 1;
+        }
+        // And one more for each attribute page. An id past the last block is a damaged link's: it
+        // leads to a page that no index has.
+        page.saturating_add(page / self.group_pages as u32).saturating_add(2)
     }
 
     pub(crate) fn slot_of(&self, id: u32) -> usize {
         id as usize % self.slots_per_page
     }
 
-    /// The id of a slot, or nothing past the last id that 32 bits can hold.
+    /// The id of a slot; nothing past the last id that 32 bits can hold, and on pages of another
+    /// kind.
     pub(crate) fn id(&self, blkno: BlockNumber, slot: usize) -> Option<u32> {
-        let id = u64::from(blkno.checked_sub(1)?) * self.slots_per_page as u64 + slot as u64;
+        let mut page = blkno.checked_sub(1)?;
+        if self.group_pages > 0 {
+            let stride = self.group_pages as u32 + 1;
+            page = page / stride * self.group_pages as u32 + (page % stride).checked_sub(1)?;
+        }
+        let id = u64::from(page) * self.slots_per_page as u64 + slot as u64;
         u32::try_from(id).ok().filter(|&id| id != NIL)
     }
 
@@ -317,13 +376,15 @@ impl<'p> PageView<'p> {
         Ok(Self { layout, blkno, bytes })
     }
 
-    /// The same, or nothing for a page that no committed write has filled.
+    /// The same, or nothing for a page that no committed write has filled and for one of attributes.
     pub(crate) fn new_if_filled(
         layout: &'p Layout,
         blkno: BlockNumber,
         bytes: &'p [u8],
     ) -> Result<Option<Self>, PageError> {
-        if get_u32(bytes, 0) == 0 && bytes.iter().all(|&byte| byte == 0) {
+        if layout.is_attribute_page(blkno)
+            || get_u32(bytes, 0) == 0 && bytes.iter().all(|&byte| byte == 0)
+        {
             return Ok(None);
         }
         Self::new(layout, blkno, bytes).map(Some)
@@ -571,7 +632,6 @@ pub(crate) struct NodeInit<'a> {
     pub(crate) norm: f32,
     pub(crate) error: f32,
     pub(crate) codes: &'a [i8],
-    pub(crate) attrs: &'a [u8],
 }
 
 impl SlotMut<'_> {
@@ -588,7 +648,6 @@ impl SlotMut<'_> {
         let start = self.layout.codes_at();
         let end = start + self.layout.dims;
         self.bytes[start..end].copy_from_slice(bytemuck::cast_slice(node.codes));
-        self.bytes[end..end + node.attrs.len()].copy_from_slice(node.attrs);
     }
 
     /// Fills the slot with empty upper-level link lists.
@@ -688,6 +747,37 @@ fn write_links(area: &mut [u8], cap: usize, links: &[Link]) {
         put_u32(area, 4 * i, link.id);
         area[4 * cap + i] = link.generation;
     }
+}
+
+/// The attributes of a group's nodes, [`Layout::attr_len`] bytes each, in the order of their ids;
+/// nothing on a page that no committed write has filled, which no node's attributes are on yet.
+///
+/// # Errors
+/// [`PageError::Corrupt`] where the bytes are not those of an attribute page.
+pub(crate) fn read_attributes<'p>(
+    layout: &Layout,
+    blkno: BlockNumber,
+    bytes: &'p [u8],
+) -> Result<&'p [u8], PageError> {
+    match get_u32(bytes, 0) {
+        0 => return Ok(&[]),
+        ATTRIBUTE_MAGIC if bytes[4] == FORMAT_VERSION => {}
+        magic => {
+            let (expected, got) = ("an attribute page", format!("magic {magic:#010x}"));
+            return Err(PageError::Corrupt { blkno, offno: 0, expected, got });
+        }
+    }
+    let len = layout.group_slots() * layout.attr_len();
+    Ok(&bytes[PAGE_HEADER_LEN..PAGE_HEADER_LEN + len])
+}
+
+/// Writes the attributes of the node at `place` in its group; formats a page that nothing was written
+/// to yet.
+pub(crate) fn write_attributes(layout: &Layout, bytes: &mut [u8], place: usize, attrs: &[u8]) {
+    put_u32(bytes, 0, ATTRIBUTE_MAGIC);
+    bytes[4] = FORMAT_VERSION;
+    let start = PAGE_HEADER_LEN + place * layout.attr_len();
+    bytes[start..start + layout.attr_len()].copy_from_slice(attrs);
 }
 
 fn check_page(blkno: BlockNumber, bytes: &[u8]) -> Result<(), PageError> {

@@ -19,6 +19,8 @@
 mod build;
 mod check;
 mod code;
+mod filter;
+mod filtered;
 mod graph;
 mod insert;
 mod layout;
@@ -35,14 +37,15 @@ mod vacuum;
 
 pub use crate::page::HeapTid;
 pub use build::{Added, BuildOptions, BuildPhase, BuildStats, Builder, Progress, create_empty};
-pub use check::{CheckReport, IndexInfo, check, each_tid, info};
-pub use insert::{Inserted, insert, insert_unplaced};
+pub use check::{CheckReport, IndexInfo, check, each_row, each_tid, info};
+pub use filter::{Condition, Filter};
+pub use insert::{Inserted, insert, insert_unplaced, insert_with_attributes};
 pub use layout::FORMAT_VERSION;
 pub use params::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_EF_SEARCH, DEFAULT_M, EF_CONSTRUCTION_RANGE, EF_SEARCH_RANGE,
     HnswParams, M_RANGE, ParamsError, Storage,
 };
-pub use scan::{Hit, Iterative, Scan, ScanOptions, ScanStats, Turn, UnplacedRows};
+pub use scan::{Filtering, Hit, Iterative, Scan, ScanOptions, ScanStats, Turn, UnplacedRows};
 pub use tag::{MAX_TAG, read_tag, write_tag};
 pub use vacuum::{CleanupStats, DeleteStats, bulk_delete, cleanup};
 
@@ -60,6 +63,14 @@ pub enum HnswError {
         /// The index's.
         expected: usize,
         /// The vector's.
+        got: usize,
+    },
+    /// Filter columns of another length than the index's.
+    #[error("expected {expected} bytes of filter columns, got {got}")]
+    Attributes {
+        /// The index's.
+        expected: usize,
+        /// The row's.
         got: usize,
     },
     /// An index was to be made where something is already.
@@ -87,6 +98,13 @@ pub fn read_params<S: PageStore>(store: &S) -> Result<HnswParams, HnswError> {
 fn check_dims(params: &HnswParams, vector: &[f32]) -> Result<(), HnswError> {
     if vector.len() != params.dims() {
         return Err(HnswError::Dims { expected: params.dims(), got: vector.len() });
+    }
+    Ok(())
+}
+
+fn check_attributes(params: &HnswParams, attrs: &[u8]) -> Result<(), HnswError> {
+    if attrs.len() != params.attr_len() {
+        return Err(HnswError::Attributes { expected: params.attr_len(), got: attrs.len() });
     }
     Ok(())
 }

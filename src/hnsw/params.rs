@@ -84,6 +84,14 @@ pub enum ParamsError {
         /// Bytes that a page has for nodes.
         page_room: usize,
     },
+    /// Filter columns wider than an attribute page can hold for two pages of nodes.
+    #[error("filter columns of a node take {got} bytes, there is room for {most}")]
+    Attributes {
+        /// Bytes that there is room for.
+        most: usize,
+        /// Bytes asked for.
+        got: usize,
+    },
     /// Sketches of edges need a metric that a rotation keeps, and dimensions to take signs from.
     #[error(
         "storage = sketched needs l2 or cosine and at least {BITS} dimensions, got {metric} and {dims}"
@@ -167,10 +175,10 @@ impl HnswParams {
         self.storage
     }
 
-    /// The same with `attr_len` bytes for filter columns at the end of each node.
+    /// The same with `attr_len` bytes for each node's filter columns.
     ///
     /// # Errors
-    /// [`ParamsError::TooWide`] where a node then does not fit in a page.
+    /// [`ParamsError::Attributes`] where a page then holds those of less than two pages of nodes.
     pub fn with_attr_len(self, attr_len: u16) -> Result<Self, ParamsError> {
         Self { attr_len, ..self }.fitting()
     }
@@ -183,6 +191,12 @@ impl HnswParams {
                 m: self.m,
                 slot_size: layout.slot_size(),
                 page_room: Layout::PAGE_ROOM,
+            });
+        }
+        if self.attr_len > 0 && layout.group_pages() < 2 {
+            return Err(ParamsError::Attributes {
+                most: Layout::PAGE_ROOM / (2 * layout.slots_per_page()),
+                got: self.attr_len.into(),
             });
         }
         Ok(self)

@@ -14,6 +14,7 @@
 
 use super::HnswError;
 use super::code::Query;
+use super::filter::{Filter, Matches};
 use super::layout::{Layout, Meta, NIL, SlotState};
 use super::search::{Discarded, Found, MAX_CHAIN, Reader, Search, read_meta};
 use crate::page::{HeapTid, PageError, PageStore};
@@ -102,14 +103,28 @@ pub struct ScanStats {
     pub resumes: u64,
     /// Nodes that only the sweep found.
     pub swept_nodes: u64,
+    /// How a filtered scan finds the nodes that pass.
+    pub filtering: Filtering,
+}
+
+/// How a scan comes to the nodes that pass its filter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Filtering {
+    /// It has none.
+    #[default]
+    None,
+    /// By the graph's links, through nodes that do not pass.
+    Graph,
+    /// It reads every node that passes and no other.
+    Exact,
 }
 
 /// A scan under way. Holds no pin and no lock between calls.
 pub struct Scan<'s, S: PageStore> {
-    reader: Reader<'s, S>,
-    query: Query,
+    pub(super) reader: Reader<'s, S>,
+    pub(super) query: Query,
     options: ScanOptions,
-    search: Search,
+    pub(super) search: Search,
     phase: Phase,
     /// The greatest bound handed out in order.
     frontier: f32,
@@ -117,9 +132,9 @@ pub struct Scan<'s, S: PageStore> {
     /// Rows of the node handed out last.
     pending: VecDeque<Hit>,
     tids: Vec<HeapTid>,
-    meta: Meta,
+    pub(super) meta: Meta,
     unplaced_slots: usize,
-    stats: ScanStats,
+    pub(super) stats: ScanStats,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +176,27 @@ impl<'s, S: PageStore> Scan<'s, S> {
             unplaced_slots: 0,
             stats,
         })
+    }
+
+    /// As [`Scan::open`], for the rows that pass the filter. Rows without a place in the graph have no
+    /// filter columns: they come as [`Turn::Unplaced`] whatever the filter says.
+    ///
+    /// # Errors
+    /// As [`Scan::open`]; [`HnswError::Attributes`] where the filter asks for bytes that the index's
+    /// nodes do not have.
+    pub fn open_filtered(
+        store: &'s S,
+        query: &[f32],
+        options: ScanOptions,
+        filter: Filter,
+    ) -> Result<Self, HnswError> {
+        let mut scan = Self::open(store, query, options)?;
+        let expected = scan.meta.params.attr_len();
+        if !filter.fits(expected) {
+            return Err(HnswError::Attributes { expected, got: expected + 1 });
+        }
+        scan.search.matches = Some(Matches::new(filter));
+        Ok(scan)
     }
 
     /// The next row, or `None` when there are no more.
@@ -205,7 +241,14 @@ impl<'s, S: PageStore> Scan<'s, S> {
                 }
                 Phase::Last => {
                     if self.options.iterative != Iterative::Off && !self.is_over_limit() {
-                        self.sweep()?;
+                        match self.stats.filtering {
+                            Filtering::None => self.sweep()?,
+                            Filtering::Graph => {
+                                self.find_all_passing()?;
+                                self.late.append(self.search.window());
+                            }
+                            Filtering::Exact => {}
+                        }
                     }
                     sort_for_output(&mut self.late);
                     self.phase = Phase::LateRows;
@@ -250,8 +293,12 @@ impl<'s, S: PageStore> Scan<'s, S> {
         self.phase = Phase::InOrder;
         if let Some(entry) = self.meta.entry {
             let ef = self.ef();
-            self.search.descend(&mut self.reader, &self.query, entry, 0)?;
-            self.search.run(&mut self.reader, &self.query, 0, ef)?;
+            if self.search.matches.is_some() {
+                self.start_filtered(entry, ef)?;
+            } else {
+                self.search.descend(&mut self.reader, &self.query, entry, 0)?;
+                self.search.run(&mut self.reader, &self.query, 0, ef)?;
+            }
         }
         sort_for_output(self.search.window());
         Ok(())
@@ -261,7 +308,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
         self.options.ef_search.max(1) as usize
     }
 
-    fn is_over_limit(&self) -> bool {
+    pub(super) fn is_over_limit(&self) -> bool {
         let limit = self.options.max_scan_tuples;
         limit > 0 && self.search.visited() >= limit
     }
@@ -283,6 +330,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
             self.stats.resumes += 1;
             self.search.widen(ef);
             self.search.run(&mut self.reader, &self.query, 0, ef)?;
+            self.bound_filtered()?;
         }
         sort_for_output(self.search.window());
         Ok(())
@@ -349,6 +397,6 @@ impl<'s, S: PageStore> Scan<'s, S> {
 }
 
 /// Least bound last, where `pop` takes it.
-fn sort_for_output(rows: &mut [Found]) {
+pub(super) fn sort_for_output(rows: &mut [Found]) {
     rows.sort_unstable_by(|a, b| b.lower_bound.total_cmp(&a.lower_bound).then(b.cmp(a)));
 }

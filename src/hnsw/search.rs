@@ -8,8 +8,10 @@
 //! Neither pins nor locks outlive a call from outside.
 
 use super::code::{CodeRef, Query, Score};
+use super::filter::Matches;
 use super::layout::{
     Entry, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
+    read_attributes,
 };
 use super::params::Storage;
 use super::sketch::Estimator;
@@ -87,7 +89,7 @@ impl<'s, S: PageStore> Reader<'s, S> {
     }
 
     /// Marks every slot of the page as scored; gives what was marked before.
-    fn score_rest(&mut self, blkno: BlockNumber) -> [u64; 4] {
+    pub(crate) fn score_rest(&mut self, blkno: BlockNumber) -> [u64; 4] {
         let at = self.entry(blkno);
         let page = &mut self.pages[at];
         page.visited = [u64::MAX; 4];
@@ -188,6 +190,19 @@ impl<'s, S: PageStore> Reader<'s, S> {
         PageView::new_if_filled(&self.layout, page.blkno, &guard)?
             .map(|view| read(&view))
             .transpose()
+    }
+
+    /// Shows `read` the attributes of a group's nodes, in the order of their ids; nothing where none
+    /// was written yet.
+    pub(crate) fn attributes<R>(
+        &mut self,
+        group: u32,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, PageError> {
+        let blkno = self.layout.attribute_page(group);
+        let at = self.pin(blkno)?;
+        let guard = self.pages[at].pin.as_ref().expect("pinned above").lock_shared();
+        Ok(read(read_attributes(&self.layout, blkno, &guard)?))
     }
 
     /// Shows `read` the slot under its page's shared lock.
@@ -398,6 +413,10 @@ pub(crate) struct Search {
     links: Vec<Link>,
     scored: Vec<Found>,
     estimator: Estimator,
+    /// Which nodes a scan wants; the others are passed through, as dead ones are.
+    pub(crate) matches: Option<Matches>,
+    /// Page accesses of the reader after which a run ends.
+    pub(crate) max_accesses: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -469,6 +488,8 @@ impl Search {
             links: Vec::new(),
             scored: Vec::new(),
             estimator: Estimator::default(),
+            matches: None,
+            max_accesses: u64::MAX,
         }
     }
 
@@ -540,7 +561,9 @@ impl Search {
         ef: usize,
     ) -> Result<(), PageError> {
         while let Some(&Reverse(candidate)) = self.queue.peek() {
-            if self.window.len() >= ef && candidate.distance > self.window[0].distance {
+            if self.window.len() >= ef && candidate.distance > self.window[0].distance
+                || reader.accesses() > self.max_accesses
+            {
                 return Ok(());
             }
             self.queue.pop();
@@ -552,6 +575,13 @@ impl Search {
             match candidate.step {
                 Step::Score => self.score_page(reader, query, level, &candidate)?,
                 Step::Expand => self.expand(reader, query, level, ef, &candidate)?,
+            }
+            if level == 0
+                && let Some(matches) = &mut self.matches
+            {
+                for found in &mut self.scored {
+                    found.live = found.live && matches.contains(reader, found.node.id)?;
+                }
             }
             self.consider_scored(ef);
         }
@@ -656,7 +686,15 @@ impl Search {
     pub(crate) fn gather_all(&mut self) {
         self.window.extend(self.evicted.drain().map(|Reverse(found)| found));
         self.window.extend(self.far.drain(..).filter(|found| found.live));
+        self.far_estimated.clear();
         self.queue.clear();
+    }
+
+    /// Adds nodes that were found by other means than links.
+    pub(crate) fn add(&mut self, found: impl Iterator<Item = Found>) {
+        let before = self.window.len();
+        self.window.extend(found);
+        self.visited += (self.window.len() - before) as u64;
     }
 
     /// Scores the links not visited yet, page by page, into `self.scored`; gives the vector back.

@@ -7,7 +7,7 @@
 
 use super::HnswError;
 use super::layout::{
-    FreeList, Layout, METAPAGE, Meta, NIL, PageMut, PageView, SlotState, SlotView,
+    FreeList, Layout, METAPAGE, Meta, NIL, PageMut, PageView, SlotState, SlotView, write_attributes,
 };
 use crate::page::{BlockNumber, PageError, PagePin, PageStore, PageTxn};
 
@@ -19,6 +19,20 @@ pub(crate) struct Allocation<T> {
     pub(crate) txn: T,
     /// Free slots' ids and generations, in the order they were asked for.
     pub(crate) slots: Vec<(u32, u8)>,
+}
+
+/// Locks the page with a node's attributes, last of all pages in the transaction, and writes them.
+pub(crate) fn put_attributes<T: PageTxn>(
+    txn: &mut T,
+    layout: &Layout,
+    id: u32,
+    attrs: &[u8],
+) -> Result<(), PageError> {
+    if !attrs.is_empty() {
+        let (group, place) = layout.attribute_place(id);
+        write_attributes(layout, txn.page(layout.attribute_page(group))?, place, attrs);
+    }
+    Ok(())
 }
 
 /// Finds `count` free slots, on one page where pages have that many. `pages` are further pages that
@@ -177,6 +191,14 @@ fn extend<'s, S: PageStore>(
     let mut slots = Vec::with_capacity(count);
     while slots.len() < count {
         let blkno = txn.extend()?;
+        if layout.is_attribute_page(blkno) {
+            // Its bytes stay zeros until a node behind it has attributes. A transaction has no room
+            // for it besides two pages of nodes: these come after it when the caller asks again.
+            if count > layout.slots_per_page() {
+                return Ok(None);
+            }
+            continue;
+        }
         PageMut::format(layout, blkno, txn.page(blkno)?);
         for slot in 0..layout.slots_per_page().min(count - slots.len()) {
             slots.push((layout.id(blkno, slot).ok_or(HnswError::Full)?, 0));

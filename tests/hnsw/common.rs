@@ -60,7 +60,17 @@ pub fn search<S: PageStore>(
     k: usize,
     options: ScanOptions,
 ) -> Vec<HeapTid> {
-    let mut scan = Scan::open(store, query, options).expect("opened");
+    take_exact(&mut Scan::open(store, query, options).expect("opened"), metric, rows, query, k)
+}
+
+/// The first `k` rows of a scan in exact order.
+pub fn take_exact<S: PageStore>(
+    scan: &mut Scan<'_, S>,
+    metric: Metric,
+    rows: &Rows,
+    query: &[f32],
+    k: usize,
+) -> Vec<HeapTid> {
     let mut waiting: Vec<(f64, HeapTid)> = Vec::new();
     let mut output = Vec::new();
     while let Some(hit) = scan.next().expect("scanned") {

@@ -3,4 +3,5 @@
 mod common;
 mod concurrency;
 mod faults;
+mod filters;
 mod lifecycle;
