@@ -6,8 +6,7 @@ use super::layout::Meta;
 use super::maintain::pages_in_use;
 use super::pending;
 use super::segment::SegmentMap;
-use crate::page::HeapTid;
-use crate::page::PageStore;
+use crate::page::{HeapTid, LockMode, PageStore, Wait};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tantivy::postings::Postings;
@@ -49,19 +48,46 @@ impl CheckReport {
     }
 }
 
+/// Times that a check starts over when the index changed under it, on a standby.
+const ATTEMPTS: usize = 8;
+
 /// Verifies an index: every page reachable once, whole and of the owner expected; every segment
 /// readable to its last posting; every heap TID of a living row once.
+///
+/// Merges and vacuum wait meanwhile; inserts go on, but for the moment in which the pages are
+/// counted. Replay on a standby waits for nobody: what looks broken while the metapage changes is
+/// looked at again.
 ///
 /// # Errors
 /// [`Bm25Error::Page`] where the metapage itself cannot be read, and where the user interrupts.
 pub fn check<S: PageStore + Send + Sync + 'static>(
     store: &Arc<S>,
 ) -> Result<CheckReport, Bm25Error> {
-    let meta = Meta::load(&**store)?;
+    let _lock = store.lock_maintenance(Wait::Yes)?;
+    let mut attempt = 1;
+    loop {
+        let meta = Meta::load(&**store)?;
+        let report = check_as_of(store, &meta)?;
+        if report.is_ok() || attempt == ATTEMPTS || Meta::load(&**store)? == meta {
+            return Ok(report);
+        }
+        attempt += 1;
+    }
+}
+
+fn check_as_of<S: PageStore + Send + Sync + 'static>(
+    store: &Arc<S>,
+    meta: &Meta,
+) -> Result<CheckReport, Bm25Error> {
     let mut report = CheckReport { segments: meta.segments.len() as u64, ..Default::default() };
-    check_pages(store, &meta, &mut report)?;
+    {
+        // No insert is between taking a page and putting it to use. The metapage is read again:
+        // inserts may have moved the list's end since.
+        let _lock = store.lock_updates(LockMode::Exclusive)?;
+        check_pages(store, &Meta::load(&**store)?, &mut report)?;
+    }
     let mut places: HashMap<HeapTid, u32> = HashMap::new();
-    match pending::read(&**store, &meta, None) {
+    match pending::read(&**store, meta, pending::Extent::Whole) {
         Ok(pending) => {
             report.pending_rows = pending.rows.len() as u64;
             report.live_rows += report.pending_rows;
@@ -75,7 +101,7 @@ pub fn check<S: PageStore + Send + Sync + 'static>(
         store.check_interrupts()?;
         let checked = SegmentMap::load(&**store, entry).and_then(|map| {
             let map = Arc::new(map);
-            check_segment(store, &meta, &map, &mut places, &mut report)
+            check_segment(store, meta, &map, &mut places, &mut report)
         });
         if let Err(error) = checked {
             report.problem(format!("segment {}: {error}", entry.id));

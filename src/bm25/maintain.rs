@@ -213,7 +213,7 @@ fn merge_pending_locked<S: PageStore + Send + Sync + 'static>(
 ) -> Result<(), Bm25Error> {
     let Some(until) = pending::close(&**store)? else { return Ok(()) };
     let meta = Meta::load(&**store)?;
-    let pending = pending::read(&**store, &meta, Some(until))?;
+    let pending = pending::read(&**store, &meta, pending::Extent::Before(until))?;
     if meta.segments.len() == MAX_SEGMENTS {
         merge_smallest(store)?;
     }
@@ -387,7 +387,7 @@ pub(crate) fn pages_in_use<S: PageStore>(
     note: &mut dyn FnMut(BlockNumber, &'static str),
 ) -> Result<(), Bm25Error> {
     note(METAPAGE, "metapage");
-    for blkno in pending::read(store, meta, None)?.blocks {
+    for blkno in pending::read(store, meta, pending::Extent::Whole)?.blocks {
         note(blkno, "pending list");
     }
     for &entry in &meta.segments {

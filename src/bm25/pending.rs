@@ -261,17 +261,29 @@ pub(crate) struct Pending {
     pub(crate) blocks: Vec<BlockNumber>,
 }
 
-/// Reads the list from its head up to, not including, the page `until`, or all of it.
+/// How far [`read`] goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// To the page that was the last one when the metapage was read, with all that it holds by now.
+    Whole,
+    /// Up to, not including, this page.
+    Before(Link),
+}
+
+/// Reads the list from its head on.
+///
+/// Others append to the list, free its first pages and use them again at its end while this walks
+/// it, so neither the number of pages nor a page number met twice tells a cycle. Owners do: a
+/// page's serial number is drawn when it is linked, and so is greater than that of the page before.
 pub(crate) fn read<S: PageStore>(
     store: &S,
     meta: &Meta,
-    until: Option<Link>,
+    extent: Extent,
 ) -> Result<Pending, Bm25Error> {
     let columns = meta.params.columns().len();
-    let page_count = store.page_count()? as usize;
     let mut pending = Pending::default();
     let mut at = meta.pending_head;
-    while at.blkno != NIL && Some(at) != until {
+    while Extent::Before(at) != extent {
         store.check_interrupts()?;
         let (header, payload) =
             with_page(store, at.blkno, Kind::Pending, at.owner, 0, |header, payload| {
@@ -279,10 +291,18 @@ pub(crate) fn read<S: PageStore>(
             })?;
         pending.blocks.push(at.blkno);
         read_items(store, at.blkno, &payload, header.items, columns, &mut pending)?;
-        if pending.blocks.len() > page_count {
-            return Err(corrupt(at.blkno, "each page once", "a cycle".to_owned()));
+        if extent == Extent::Whole && at == meta.pending_tail {
+            break;
         }
-        at = Link { blkno: header.next, owner: header.next_owner };
+        let next = Link { blkno: header.next, owner: header.next_owner };
+        if next.blkno == NIL || next.owner <= at.owner || next.owner > meta.pending_tail.owner {
+            return Err(corrupt(
+                at.blkno,
+                "a link on to the list's last page",
+                format!("{next:?}"),
+            ));
+        }
+        at = next;
     }
     Ok(pending)
 }

@@ -11,7 +11,7 @@ use super::engine::{MemorySegment, PageDirectory, SMALL_BUDGET, SegmentBuilder};
 use super::error::Bm25Error;
 use super::layout::Meta;
 use super::params::Bm25Params;
-use super::pending::{self, TailMark};
+use super::pending::{self, Extent, TailMark};
 use super::segment::{DeadBits, SegmentMap};
 use crate::page::HeapTid;
 use crate::page::PageStore;
@@ -111,7 +111,7 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
             maps.push(Arc::clone(&map));
             segments.push(ViewSegment::Pages { map, dead });
         }
-        let rows = pending::read(&**store, &meta, None)?.rows;
+        let rows = pending::read(&**store, &meta, Extent::Whole)?.rows;
         let memory = if rows.is_empty() {
             None
         } else {

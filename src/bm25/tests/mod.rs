@@ -1,6 +1,7 @@
 //! The promises of the index, on stores in memory and with faults.
 
 mod faults;
+mod interleaved;
 mod scores;
 mod storage;
 
