@@ -9,7 +9,11 @@ use std::process::exit;
 use std::{env, fs};
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join("models");
+    let root = PathBuf::from(
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| fail("CARGO_MANIFEST_DIR is not set")),
+    )
+    .join("..")
+    .join("models");
     let list = root.join("builtin.txt");
     println!("cargo::rerun-if-changed={}", list.display());
     let names = fs::read_to_string(&list)

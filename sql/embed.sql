@@ -53,18 +53,3 @@ COMMENT ON FUNCTION distilface_token_count(text, text) IS 'tokens of a text, bef
 
 CREATE SCHEMA distilface;
 GRANT USAGE ON SCHEMA distilface TO PUBLIC;
-
-CREATE FUNCTION distilface.builtin_models(
-	OUT name text, OUT revision text, OUT architecture text, OUT dimensions integer,
-	OUT max_tokens integer, OUT pooling text, OUT query_prompt text, OUT passage_prompt text,
-	OUT source text, OUT bytes bigint, OUT is_default boolean)
-	RETURNS SETOF record
-	AS 'MODULE_PATHNAME', 'distilface_models_wrapper'
-	LANGUAGE C STABLE STRICT PARALLEL SAFE ROWS 2;
-
-CREATE VIEW distilface.models AS
-	SELECT name, revision, architecture, dimensions, max_tokens, pooling, query_prompt,
-	       passage_prompt, source, bytes, is_default
-	  FROM distilface.builtin_models();
-GRANT SELECT ON distilface.models TO PUBLIC;
-COMMENT ON VIEW distilface.models IS 'the models that distilface_embed knows';

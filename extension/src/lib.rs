@@ -1,11 +1,13 @@
 //! The PostgreSQL extension `distilface`: semantic search in the backend's own process.
 //!
-//! `pg/` alone touches PostgreSQL's C API; `embedding/` is the type, `embed/` turns text into vectors;
+//! `pg/` alone touches PostgreSQL's C API; `embedding/` is the type, `embed/` turns text into vectors, `model/` has
+//! the models that do it;
 //! the access methods are `pg/am/` (`distilface_hnsw`) and `pg/bm25/` (`distilface_bm25`). The algorithms live in `distilface-core`.
 
 mod embed;
 mod embedding;
 mod guc;
+mod model;
 mod pg;
 
 pgrx::pg_module_magic!(name, version);
@@ -13,7 +15,8 @@ pgrx::pg_module_magic!(name, version);
 // A chain: pgrx is free to order what is not tied, and its order differs between builds.
 pgrx::extension_sql_file!("../../sql/embedding.sql", name = "embedding");
 pgrx::extension_sql_file!("../../sql/embed.sql", name = "embed", requires = ["embedding"]);
-pgrx::extension_sql_file!("../../sql/chunk.sql", name = "chunk", requires = ["embed"]);
+pgrx::extension_sql_file!("../../sql/models.sql", name = "models", requires = ["embed"]);
+pgrx::extension_sql_file!("../../sql/chunk.sql", name = "chunk", requires = ["models"]);
 pgrx::extension_sql_file!(
     "../../sql/access_method.sql",
     name = "access_method",
@@ -29,6 +32,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     pg::am::options::define();
     pg::bm25::options::define();
+    pg::invalidation::install();
     pg::statement::install();
     pg::am::similarity::install();
 }

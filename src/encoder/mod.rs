@@ -39,7 +39,7 @@ pub(crate) use kernels::enter_tiles;
 pub use model::{Encoder, Normalization};
 #[cfg(feature = "candle")]
 pub use reference::{Reference, ReferenceError};
-pub use sentence::{Embedded, InputKind, SentenceEncoder, pack_model};
+pub use sentence::{Embedded, InputKind, SentenceEncoder, pack_model, pack_model_with};
 pub use weights::{Weights, pack_weights};
 
 /// Why texts have no vectors.

@@ -5,7 +5,7 @@ use super::model::{Encoder, Normalization};
 use super::weights::{Weights, pack_weights};
 use super::{EncodeError, Kernel, TokenBatch};
 use crate::model::{
-    MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, VOCABULARY, WEIGHTS,
+    MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, Tensors, VOCABULARY, WEIGHTS,
 };
 use crate::text::Tokenizer;
 
@@ -88,6 +88,18 @@ impl<'m> SentenceEncoder<'m> {
             if manifest.normalize { Normalization::L2 } else { Normalization::None };
         let encoder = Encoder::new(weights, manifest.pooling, normalization);
         Ok(SentenceEncoder { manifest, tokenizer, encoder })
+    }
+
+    /// Opens a packed model that a stranger made: the block is compared with its sha256 and every
+    /// weight with infinity. Reads everything.
+    ///
+    /// # Errors
+    /// As [`from_packed`](Self::from_packed), [`Packed::verify`] and [`Weights::check_finite`].
+    pub fn verify_packed(bytes: &'m [u8]) -> Result<SentenceEncoder<'m>, ModelError> {
+        Packed::open(bytes)?.verify()?;
+        let model = SentenceEncoder::from_packed(bytes)?;
+        model.encoder.weights().check_finite()?;
+        Ok(model)
     }
 
     /// The same on another kernel, if the CPU has it.
@@ -200,11 +212,20 @@ struct Part {
 /// What the directory's tensors and vocabulary say, and [`ModelError::Unsupported`] for a precision
 /// that cannot be packed.
 pub fn pack_model(directory: &ModelDir) -> Result<Vec<u8>, ModelError> {
+    pack_model_with(directory, directory)
+}
+
+/// The same with the directory's tensors seen through `tensors`, which may stop the packing by an
+/// error of its own, or watch it.
+///
+/// # Errors
+/// As [`pack_model`], and what `tensors` says.
+pub fn pack_model_with(directory: &ModelDir, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelError> {
     let manifest = directory.manifest();
     let mut writer = PackedWriter::new();
     writer.section(MANIFEST, manifest.to_json());
     writer.section(VOCABULARY, directory.vocab_blob()?);
-    let weights = pack_weights(&manifest.encoder, directory, manifest.precision)?;
+    let weights = pack_weights(&manifest.encoder, tensors, manifest.precision)?;
     writer.section(WEIGHTS, weights);
     Ok(writer.finish())
 }

@@ -219,6 +219,42 @@ impl<'m> Weights<'m> {
         Ok(Weights { bytes, dims, precision })
     }
 
+    /// Checks that no number is NaN or infinite. Reads every byte.
+    ///
+    /// # Errors
+    /// [`ModelError::Packed`] names the part.
+    pub fn check_finite(&self) -> Result<(), ModelError> {
+        let check = |part: &str, layer: Option<usize>, finite: bool| {
+            if finite {
+                return Ok(());
+            }
+            let place = layer.map_or(String::new(), |layer| format!(" of layer {layer}"));
+            let got = format!("NaN or infinity in the {part}{place}");
+            Err(ModelError::Packed { expected: "finite weights", got })
+        };
+        let floats = |values: &[f32]| values.iter().all(|v| v.is_finite());
+        let halves = |values: &[u16]| values.iter().all(|v| v & 0x7F80 != 0x7F80);
+        let norm = |norm: &Norm<'_>| floats(norm.weight) && floats(norm.bias);
+        let linear = |linear: &Linear<'_>| {
+            let weights = match linear.weight.values {
+                Values::Bf16(tiles) => halves(tiles),
+                Values::Int8 { scales, .. } => floats(scales),
+            };
+            weights && linear.bias.is_none_or(floats)
+        };
+        let embeddings = self.embeddings();
+        check("embeddings", None, halves(embeddings.scales) && floats(embeddings.positions))?;
+        check("embeddings' norm", None, norm(&embeddings.norm))?;
+        for index in 0..self.layers() {
+            let layer = self.layer(index);
+            let attention = linear(&layer.qkv) && linear(&layer.out) && norm(&layer.attention_norm);
+            check("attention", Some(index), attention)?;
+            let feed_forward = linear(&layer.up) && linear(&layer.down) && norm(&layer.output_norm);
+            check("feed-forward", Some(index), feed_forward)?;
+        }
+        Ok(())
+    }
+
     /// How the linear layers are stored: bf16 or int8.
     pub fn precision(&self) -> Precision {
         self.precision

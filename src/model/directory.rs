@@ -75,6 +75,18 @@ impl ModelDir {
         Ok(ModelDir { manifest, tokenizer, weights })
     }
 
+    /// A directory that was never written; the manifest was made for these parts.
+    ///
+    /// # Errors
+    /// [`ModelError::SafeTensors`]
+    pub(super) fn from_parts(
+        manifest: Manifest,
+        tokenizer: TokenizerSpec,
+        weights: Vec<u8>,
+    ) -> Result<ModelDir, ModelError> {
+        Ok(ModelDir { manifest, tokenizer, weights: SafeTensors::from_bytes(weights)? })
+    }
+
     /// The model's description.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest

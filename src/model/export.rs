@@ -10,6 +10,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::directory::io;
+use super::safetensors::write_safetensors_of;
 use super::{
     Config, MANIFEST_FILE, MANIFEST_FORMAT, Manifest, ModelError, NamedTensor, Pooling, Precision,
     Prompts, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, WeightsType, write_safetensors_as,
@@ -55,6 +56,29 @@ pub fn write_directory(
         let message = format!("expected a new or empty directory, it holds {name:?}");
         return Err(io(directory, std::io::Error::other(message)));
     }
+    let (manifest, mut files) = directory_files(model, tensors)?;
+    files.push((MANIFEST_FILE.to_owned(), manifest.to_json()));
+
+    let staging = staging_directory(directory)?;
+    let written = write_files(&staging, &files).and_then(|()| {
+        // An empty directory gives way to the new one.
+        std::fs::rename(&staging, directory).map_err(|e| io(directory, e))
+    });
+    if written.is_err() {
+        // The error that stopped the writing is the one to report.
+        let _ = std::fs::remove_dir_all(&staging);
+    }
+    written.map(|()| manifest)
+}
+
+/// The manifest of a model's directory and all other files, by name; the weights come last.
+///
+/// # Errors
+/// What [`Manifest::check`] and the tensors' source refuse.
+pub(super) fn directory_files(
+    model: &NewModel,
+    tensors: &dyn Tensors,
+) -> Result<(Manifest, Vec<(String, Vec<u8>)>), ModelError> {
     let mut files = side_files(model);
     files.push((WEIGHTS_FILE.to_owned(), weights(model, tensors)?));
     let sha256 = |bytes: &[u8]| super::hex(&Sha256::digest(bytes));
@@ -78,31 +102,14 @@ pub fn write_directory(
     };
     manifest.revision = manifest.compute_revision();
     manifest.check()?;
-    files.push((MANIFEST_FILE.to_owned(), manifest.to_json()));
-
-    let staging = staging_directory(directory)?;
-    let written = write_files(&staging, &files).and_then(|()| {
-        // An empty directory gives way to the new one.
-        std::fs::rename(&staging, directory).map_err(|e| io(directory, e))
-    });
-    if written.is_err() {
-        // The error that stopped the writing is the one to report.
-        let _ = std::fs::remove_dir_all(&staging);
-    }
-    written.map(|()| manifest)
+    Ok((manifest, files))
 }
 
 fn weights(model: &NewModel, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelError> {
-    let named: Result<Vec<NamedTensor>, ModelError> = model
-        .config
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| {
-            let values = tensors.tensor(&name, &shape)?;
-            Ok(NamedTensor { name, shape, values })
-        })
-        .collect();
-    write_safetensors_as(&named?, model.weights)
+    let shapes = model.config.tensors();
+    write_safetensors_of(&shapes, model.weights, &mut |at| {
+        tensors.tensor(&shapes[at].0, &shapes[at].1)
+    })
 }
 
 const POOLING_DIRECTORY: &str = "1_Pooling";

@@ -15,10 +15,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::directory::{check_shape, io, read_file, read_weights};
+use super::export::directory_files;
 use super::safetensors::Header;
 use super::{
-    Config, Manifest, ModelError, NewModel, Pooling, Precision, Prompts, SafeTensors, Tensors,
-    WeightsType, check_name, write_directory,
+    Config, MANIFEST_FILE, Manifest, ModelDir, ModelError, NewModel, Pooling, Precision, Prompts,
+    SafeTensors, Tensors, WeightsType, check_name, write_directory,
 };
 use crate::text::TokenizerSpec;
 
@@ -65,6 +66,41 @@ pub fn import(
     options: &ImportOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Manifest, ModelError> {
+    let (model, weights) = read_source(source, options, progress)?;
+    progress("converting the weights");
+    let manifest = write_directory(out, &model, &weights)?;
+    progress(&format!("{} written, revision {}", out.display(), &manifest.revision[..12]));
+    Ok(manifest)
+}
+
+/// Opens a directory of either kind without writing anything: one of ours as it is, another's as
+/// [`import`] would write it, with the same revision.
+///
+/// # Errors
+/// As [`ModelDir::open`] and [`import`].
+pub fn open_any(
+    source: &Path,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<ModelDir, ModelError> {
+    if source.join(MANIFEST_FILE).exists() {
+        progress("reading the directory");
+        return ModelDir::open(source);
+    }
+    let (model, tensors) = read_source(source, options, progress)?;
+    progress("converting the weights");
+    let (manifest, mut files) = directory_files(&model, &tensors)?;
+    drop(tensors);
+    let (_, weights) = files.pop().expect("the weights come last");
+    ModelDir::from_parts(manifest, model.tokenizer, weights)
+}
+
+/// Reads and checks a foreign directory.
+fn read_source(
+    source: &Path,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(NewModel, Imported), ModelError> {
     if !source.is_dir() {
         return Err(io(source, std::io::Error::other("not a directory")));
     }
@@ -117,10 +153,7 @@ pub fn import(
         tokenizer,
         weights: WeightsType::F32,
     };
-    progress("converting the weights");
-    let manifest = write_directory(out, &model, &weights)?;
-    progress(&format!("{} written, revision {}", out.display(), &manifest.revision[..12]));
-    Ok(manifest)
+    Ok((model, weights))
 }
 
 /// A name from the directory's own: lower case, what is not allowed becomes a hyphen.

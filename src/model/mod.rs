@@ -28,7 +28,7 @@ mod safetensors;
 
 pub use directory::ModelDir;
 pub use export::{NewModel, write_directory};
-pub use import::{ImportOptions, import};
+pub use import::{ImportOptions, import, open_any};
 pub use manifest::{
     MANIFEST_FILE, MANIFEST_FORMAT, MAX_MANIFEST, Manifest, Precision, Prompts, TOKENIZER_FILE,
     WEIGHTS_FILE, check_name,

@@ -147,6 +147,11 @@ impl<'m> Packed<'m> {
         })
     }
 
+    /// The stored sha256, which [`verify`](Self::verify) compares: it names the block.
+    pub fn sha256(&self) -> String {
+        super::hex(&self.block[24..56])
+    }
+
     /// The whole block, without anything that followed it.
     pub fn bytes(&self) -> &'m [u8] {
         self.block

@@ -243,6 +243,20 @@ pub fn write_safetensors_as(
     tensors: &[NamedTensor],
     weights: WeightsType,
 ) -> Result<Vec<u8>, ModelError> {
+    let shapes: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+    write_safetensors_of(&shapes, weights, &mut |at| Ok(Cow::Borrowed(&tensors[at].values)))
+}
+
+/// The same for tensors that are fetched one by one, by their place in `shapes`, so that no two
+/// are held at once.
+///
+/// # Errors
+/// What `fetch` says, and [`ModelError::Shape`] where values and shape disagree.
+pub(super) fn write_safetensors_of<'d>(
+    shapes: &[(String, Vec<usize>)],
+    weights: WeightsType,
+    fetch: &mut dyn FnMut(usize) -> Result<Cow<'d, [f32]>, ModelError>,
+) -> Result<Vec<u8>, ModelError> {
     let (dtype, size) = match weights {
         WeightsType::F32 => ("F32", 4),
         WeightsType::Bf16 => ("BF16", 2),
@@ -251,13 +265,9 @@ pub fn write_safetensors_as(
     // transformers refuses a file that does not say which framework's layout it has.
     header.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
     let mut end = 0;
-    for NamedTensor { name, shape, values } in tensors {
-        if shape.iter().product::<usize>() != values.len() {
-            let (expected, got) = (shape.clone(), vec![values.len()]);
-            return Err(ModelError::Shape { name: name.clone(), expected, got });
-        }
+    for (name, shape) in shapes {
         let start = end;
-        end += size * values.len();
+        end += size * shape.iter().product::<usize>();
         let entry =
             serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
         header.insert(name.clone(), entry);
@@ -267,7 +277,12 @@ pub fn write_safetensors_as(
     let mut bytes = Vec::with_capacity(8 + json.len() + end);
     bytes.extend_from_slice(&(json.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&json);
-    for NamedTensor { values, .. } in tensors {
+    for (at, (name, shape)) in shapes.iter().enumerate() {
+        let values = fetch(at)?;
+        if shape.iter().product::<usize>() != values.len() {
+            let (expected, got) = (shape.clone(), vec![values.len()]);
+            return Err(ModelError::Shape { name: name.clone(), expected, got });
+        }
         match weights {
             WeightsType::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
             WeightsType::Bf16 => {

@@ -22,6 +22,7 @@
 mod cluster;
 mod crash;
 mod fixture;
+mod models;
 mod random;
 mod server;
 mod session;
@@ -31,6 +32,7 @@ mod template;
 pub use cluster::{Builder, Cluster};
 pub use crash::{Acknowledged, crash_loop};
 pub use fixture::DIMS;
+pub use models::TinyModel;
 pub use random::{random_vector, words};
 pub use server::{bindir, checkout};
 pub use session::{Canceler, Session, SqlError};

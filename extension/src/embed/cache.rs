@@ -1,6 +1,6 @@
 //! A backend's cache of embedded texts: least recently used goes first, bounded in bytes.
 
-use super::registry::ModelId;
+use crate::model::registry::ModelId;
 use distilface_core::encoder::InputKind;
 use lru::LruCache;
 use std::rc::Rc;

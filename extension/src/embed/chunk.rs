@@ -1,6 +1,6 @@
 //! `distilface_chunk`: long texts into parts that a model takes whole; `sql/chunk.sql` declares it.
 
-use super::registry::{self, ModelId};
+use crate::model::registry::{self, ModelId};
 use crate::pg::interrupts;
 use crate::pg::report::Report;
 use crate::pg::text::{to_server, to_utf8};

@@ -1,7 +1,7 @@
 //! The SQL functions on text; `sql/embed.sql` declares them.
 
-use super::registry::{self, ModelId};
 use super::session::{self, Strictness};
+use crate::model::registry::{self, ModelId};
 use crate::pg::array::{ArrayBuilder, ArrayResult};
 use crate::pg::embedding::Embedding;
 use crate::pg::interrupts;
@@ -91,44 +91,6 @@ fn distilface_token_count_default(text: &[u8]) -> i32 {
 #[pg_extern(sql = false)]
 fn distilface_token_count_model(text: &[u8], model: &[u8]) -> i32 {
     token_count(named(model), text)
-}
-
-/// One row for each model, see the view `distilface.models`.
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)]
-fn distilface_models() -> TableIterator<
-    'static,
-    (
-        name!(name, String),
-        name!(revision, String),
-        name!(architecture, String),
-        name!(dimensions, i32),
-        name!(max_tokens, i32),
-        name!(pooling, String),
-        name!(query_prompt, String),
-        name!(passage_prompt, String),
-        name!(source, String),
-        name!(bytes, i64),
-        name!(is_default, bool),
-    ),
-> {
-    let rows = registry::all().map(|id| {
-        let manifest = id.encoder().manifest();
-        (
-            id.builtin().name.to_owned(),
-            manifest.revision.clone(),
-            manifest.architecture.clone(),
-            to_i32(manifest.dimensions),
-            to_i32(manifest.max_tokens),
-            manifest.pooling.as_str().to_owned(),
-            manifest.prompts.query.clone(),
-            manifest.prompts.passage.clone(),
-            "built-in".to_owned(),
-            i64::try_from(id.builtin().packed.len()).unwrap_or(i64::MAX),
-            id == registry::default_model(),
-        )
-    });
-    TableIterator::new(rows.collect::<Vec<_>>())
 }
 
 fn embed(

@@ -1,8 +1,8 @@
 //! What a backend keeps between calls: the encoder's working memory and threads, and the cache.
 
 use super::cache::Cache;
-use super::registry::ModelId;
 use crate::guc;
+use crate::model::registry::ModelId;
 use crate::pg::interrupts;
 use crate::pg::report::Report;
 use crate::pg::statement;

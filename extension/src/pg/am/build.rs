@@ -5,9 +5,9 @@
 use super::index::IndexRelation;
 use super::raise;
 use super::vectors::{Source, TextDatum};
-use crate::embed::registry::ModelId;
 use crate::embed::session::{self, Strictness};
 use crate::guc;
+use crate::model::{self, registry::ModelId};
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::index_am::{build_result, heap_tid};
 use crate::pg::interrupts;
@@ -118,6 +118,10 @@ pub unsafe extern "C-unwind" fn ambuild(
         hnsw::write_tag(&build.store, tag.as_bytes()).unwrap_or_else(|error| raise(&index, error));
     }
     build.store.log_all_pages();
+    if let Source::Text(_, model) = build.source {
+        // Last, because it keeps others from loading models until this transaction commits.
+        model::keep(model);
+    }
     build_result(heap_tuples, build.indexed)
 }
 

@@ -70,6 +70,32 @@ fn distilface_index_check(index: pg_sys::Oid) -> SetOfIterator<'static, String> 
     SetOfIterator::new(report.violations.into_iter().chain(rest).collect::<Vec<_>>())
 }
 
+/// The revision of the model that filled an index on text; NULL where it has no page yet or, unless
+/// `wait`, somebody rebuilds it. Only who may call it sees other people's indexes: the extension.
+#[pg_extern(sql = false)]
+fn distilface_index_revision(index: pg_sys::Oid, wait: bool) -> Option<String> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: opens by oid, under a lock, what is an index when it is there; closed below.
+    unsafe {
+        if wait {
+            pg_sys::LockRelationOid(index, lock);
+        } else if !pg_sys::ConditionalLockRelationOid(index, lock) {
+            return None;
+        }
+        let relation = pg_sys::try_relation_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        if relation.is_null() {
+            pg_sys::UnlockRelationOid(index, lock);
+            return None;
+        }
+        let index = IndexRelation::new(relation);
+        let store = index.store(Logging::Generic);
+        let pages = if index.is_ours() { store.page_count().unwrap_or(0) } else { 0 };
+        let tag = if pages > 0 { hnsw::read_tag(&store).ok() } else { None };
+        pg_sys::relation_close(relation, lock);
+        tag.map(|tag| String::from_utf8_lossy(&tag).into_owned())
+    }
+}
+
 /// Runs `look` over the pages of an index that the current user owns; `None` where it has none yet.
 ///
 /// # Errors

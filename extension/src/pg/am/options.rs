@@ -1,6 +1,6 @@
 //! `WITH (m = …, ef_construction = …, model = …)`.
 
-use crate::embed::registry;
+use crate::model::registry;
 use crate::pg::index_am::{option, parse_options};
 use distilface_core::hnsw::{DEFAULT_EF_CONSTRUCTION, DEFAULT_M, EF_CONSTRUCTION_RANGE, M_RANGE};
 use pgrx::pg_sys;

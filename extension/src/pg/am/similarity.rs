@@ -11,7 +11,7 @@
 
 use super::index::{Element, IndexRelation};
 use super::vectors::Source;
-use crate::embed::registry;
+use crate::model::registry;
 use crate::pg::buffers::Logging;
 use crate::pg::index_am::is_access_method;
 use distilface_core::page::PageStore;

@@ -6,8 +6,8 @@
 
 use super::index::{Column, Element, IndexRelation};
 use super::raise;
-use crate::embed::registry::{self, ModelId};
 use crate::embed::session::{self, Strictness};
+use crate::model::registry::{self, ModelId};
 use crate::pg::buffers::SharedBuffers;
 use crate::pg::embedding::{EmbeddingRef, read_halfvec};
 use crate::pg::report::Report;

@@ -1,0 +1,49 @@
+//! Writing the extension's own tables with their owner's rights.
+
+use super::table;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// Runs `work` as the owner of the extension's tables, with nothing of the user's on the search
+/// path. PostgreSQL undoes both where an error ends the transaction.
+///
+/// The caller has checked what the user may do.
+pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: saves, sets and restores this backend's user and settings, as PostgreSQL's own
+    // referential integrity does; an error in between is cleaned up at the transaction's end.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let flags = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32;
+        // A build runs inside a security-restricted operation, which forbids no INSERT.
+        pg_sys::SetUserIdAndSecContext(owner, context | flags);
+        let nest_level = pg_sys::NewGUCNestLevel();
+        set_search_path(c"pg_catalog, pg_temp");
+        let result = work();
+        pg_sys::AtEOXact_GUC(true, nest_level);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}
+
+/// As [`as_owner`], the owner being that of the table of models.
+pub fn as_models_owner<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let table = table::oid_of(c"model")?;
+    Some(as_owner(table::owner_of(table), work))
+}
+
+unsafe fn set_search_path(path: &CStr) {
+    // SAFETY: the caller opened a nest level, at whose end the setting is undone.
+    unsafe {
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            path.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}

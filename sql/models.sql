@@ -1,0 +1,321 @@
+-- Models as database objects: the tables that hold them, and the functions that change them. The
+-- tables are dumped with the database; what users see is the view distilface.models.
+
+-- A name is bound to its revision for ever. A dropped model leaves its name behind, without sha256.
+CREATE TABLE distilface.model (
+	name text COLLATE "C" PRIMARY KEY,
+	revision text COLLATE "C" NOT NULL,
+	sha256 text COLLATE "C",
+	builtin boolean NOT NULL,
+	bytes bigint NOT NULL,
+	source text,
+	loaded_at timestamptz NOT NULL DEFAULT now(),
+	manifest jsonb NOT NULL
+);
+CREATE INDEX model_revision_idx ON distilface.model (revision);
+COMMENT ON TABLE distilface.model IS 'loaded models and the built-in ones that something depends on';
+
+-- The packed block of that sha256, in parts of 1 MB: numbers, which do not compress.
+CREATE TABLE distilface.model_part (
+	sha256 text COLLATE "C",
+	part integer,
+	content bytea NOT NULL,
+	PRIMARY KEY (sha256, part)
+);
+ALTER TABLE distilface.model_part ALTER COLUMN content SET STORAGE EXTERNAL;
+
+CREATE TABLE distilface.model_alias (
+	alias text COLLATE "C" PRIMARY KEY,
+	name text COLLATE "C" NOT NULL REFERENCES distilface.model
+);
+
+-- Role 0 is every role. Of a table of its own, so that a dump restored where a role is missing
+-- loses this role's rights and no model.
+CREATE TABLE distilface.model_role (
+	name text COLLATE "C" REFERENCES distilface.model,
+	role regrole,
+	owns boolean NOT NULL,
+	PRIMARY KEY (name, role)
+);
+
+SELECT pg_catalog.pg_extension_config_dump('distilface.model', '');
+SELECT pg_catalog.pg_extension_config_dump('distilface.model_part', '');
+SELECT pg_catalog.pg_extension_config_dump('distilface.model_alias', '');
+SELECT pg_catalog.pg_extension_config_dump('distilface.model_role', '');
+
+-- Backends remember what a name stands for until somebody writes these tables, by whatever means.
+CREATE FUNCTION distilface.models_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'distilface_models_changed_wrapper' LANGUAGE C;
+REVOKE EXECUTE ON FUNCTION distilface.models_changed() FROM PUBLIC;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON distilface.model
+	FOR EACH STATEMENT EXECUTE FUNCTION distilface.models_changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON distilface.model_alias
+	FOR EACH STATEMENT EXECUTE FUNCTION distilface.models_changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON distilface.model_role
+	FOR EACH STATEMENT EXECUTE FUNCTION distilface.models_changed();
+
+-- What runs with the rights of the tables' owner, called by the C functions below once they have
+-- asked what the user may do.
+
+-- Puts a model's row in place. The result is the sha256 of the block that the model has from now on,
+-- and whether its parts are still to be stored; none where the model was there already.
+CREATE FUNCTION distilface.put_model(
+	new_name text, new_revision text, new_sha256 text, new_builtin boolean, new_bytes bigint,
+	new_source text, new_manifest jsonb, new_owner oid, must_be_same boolean)
+	RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	known distilface.model;
+	stored text;
+BEGIN
+	LOCK TABLE distilface.model IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO known FROM distilface.model m WHERE m.name = new_name;
+	IF known.revision <> new_revision THEN
+		RAISE EXCEPTION 'model name "%" is bound to another revision', new_name
+			USING ERRCODE = 'duplicate_object',
+			DETAIL = format('It is bound to %s for ever; this model is %s.', known.revision, new_revision),
+			HINT = 'Load the model under a new name, one that carries its version.';
+	END IF;
+	IF known.sha256 IS NOT NULL THEN
+		IF must_be_same AND known.sha256 <> new_sha256 THEN
+			stored := known.sha256;
+		ELSE
+			RETURN 'known';
+		END IF;
+	ELSE
+		SELECT m.sha256 INTO stored FROM distilface.model m
+			WHERE m.revision = new_revision AND m.sha256 IS NOT NULL LIMIT 1;
+	END IF;
+	-- The revision of a packed block is what its maker says: two blocks must not share one.
+	IF must_be_same AND stored <> new_sha256 THEN
+		RAISE EXCEPTION 'another model of this revision is here already'
+			USING ERRCODE = 'duplicate_object',
+			DETAIL = format('Revision %s is block %s here; this block is %s.', new_revision, stored, new_sha256);
+	END IF;
+	INSERT INTO distilface.model (name, revision, sha256, builtin, bytes, source, manifest)
+		VALUES (new_name, new_revision, coalesce(stored, new_sha256), new_builtin, new_bytes, new_source, new_manifest)
+		ON CONFLICT (name) DO UPDATE SET
+			sha256 = excluded.sha256, builtin = excluded.builtin, bytes = excluded.bytes,
+			source = excluded.source, loaded_at = excluded.loaded_at, manifest = excluded.manifest;
+	IF NOT new_builtin THEN
+		DELETE FROM distilface.model_role WHERE name = new_name;
+		INSERT INTO distilface.model_role VALUES (new_name, new_owner, true);
+	END IF;
+	RETURN CASE WHEN stored IS NULL THEN 'new' ELSE 'shared' END;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.put_model FROM PUBLIC;
+
+-- What a model is used by: the C functions cannot be asked what they were called with, so an object
+-- uses a model when it depends on one of our functions with an argument "model" and its definition
+-- names the model as a literal. A text index tells its model itself.
+CREATE FUNCTION distilface.index_revision(index oid, wait boolean) RETURNS text
+	AS 'MODULE_PATHNAME', 'distilface_index_revision_wrapper'
+	LANGUAGE C VOLATILE STRICT;
+REVOKE EXECUTE ON FUNCTION distilface.index_revision FROM PUBLIC;
+
+CREATE FUNCTION distilface.model_calls(
+	OUT classid oid, OUT objid oid, OUT objsubid integer, OUT definition text)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH takes_model AS (
+		SELECT p.oid FROM pg_proc p
+			JOIN pg_depend e ON e.classid = 'pg_proc'::regclass AND e.objid = p.oid
+				AND e.refclassid = 'pg_extension'::regclass AND e.deptype = 'e'
+			JOIN pg_extension x ON x.oid = e.refobjid AND x.extname = 'distilface'
+			WHERE 'model' = ANY (p.proargnames)
+	), users AS (
+		SELECT DISTINCT d.classid, d.objid, d.objsubid FROM pg_depend d
+			WHERE d.refclassid = 'pg_proc'::regclass
+			AND d.refobjid IN (SELECT t.oid FROM takes_model t)
+			AND d.deptype IN ('n', 'a')
+	)
+	SELECT u.classid, u.objid, u.objsubid,
+		CASE u.classid
+			WHEN 'pg_class'::regclass THEN CASE u.objsubid
+				WHEN 0 THEN (SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i WHERE i.indexrelid = u.objid)
+				ELSE (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+					WHERE d.adrelid = u.objid AND d.adnum = u.objsubid) END
+			WHEN 'pg_attrdef'::regclass THEN
+				(SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.oid = u.objid)
+			WHEN 'pg_constraint'::regclass THEN
+				(SELECT pg_get_constraintdef(c.oid) FROM pg_constraint c WHERE c.oid = u.objid)
+			WHEN 'pg_rewrite'::regclass THEN
+				(SELECT pg_get_ruledef(r.oid) FROM pg_rewrite r WHERE r.oid = u.objid)
+			WHEN 'pg_trigger'::regclass THEN
+				(SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE t.oid = u.objid)
+			WHEN 'pg_proc'::regclass THEN
+				(SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE p.oid = u.objid AND p.prokind <> 'a')
+			WHEN 'pg_policy'::regclass THEN
+				(SELECT concat_ws(' ', pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
+					FROM pg_policy p WHERE p.oid = u.objid)
+			WHEN 'pg_statistic_ext'::regclass THEN pg_get_statisticsobjdef(u.objid)
+		END
+		FROM users u
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.model_calls FROM PUBLIC;
+
+CREATE FUNCTION distilface.model_uses(wait boolean, OUT name text, OUT used_by text)
+	RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT m.name, CASE c.classid
+			WHEN 'pg_class'::regclass THEN CASE c.objsubid
+				WHEN 0 THEN 'index ' || c.objid::regclass
+				ELSE (SELECT format('column %s.%I', a.attrelid::regclass, a.attname)
+					FROM pg_attribute a WHERE a.attrelid = c.objid AND a.attnum = c.objsubid) END
+			WHEN 'pg_attrdef'::regclass THEN
+				(SELECT format('column %s.%I', a.attrelid::regclass, a.attname)
+					FROM pg_attrdef d JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
+					WHERE d.oid = c.objid)
+			ELSE pg_describe_object(c.classid, c.objid, c.objsubid)
+		END
+		FROM distilface.model m
+		JOIN distilface.model_calls() c ON position(quote_literal(m.name) IN c.definition) > 0
+		WHERE m.sha256 IS NOT NULL
+	UNION
+	SELECT m.name, 'index ' || i.indexrelid::regclass
+		FROM pg_index i
+		JOIN pg_class k ON k.oid = i.indexrelid AND k.relkind = 'i'
+		JOIN pg_am a ON a.oid = k.relam AND a.amname = 'distilface_hnsw'
+		JOIN pg_opclass o ON o.oid = i.indclass[0] AND o.opcintype = 'text'::regtype
+		JOIN distilface.model m ON m.sha256 IS NOT NULL
+			AND m.revision = distilface.index_revision(i.indexrelid, wait)
+	UNION
+	SELECT m.name, 'alias ' || quote_literal(a.alias)
+		FROM distilface.model_alias a JOIN distilface.model m ON m.name = a.name
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.model_uses FROM PUBLIC;
+
+CREATE FUNCTION distilface.drop_model(old_name text) RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	uses text;
+	old_sha256 text;
+	referring record;
+	rows bigint;
+BEGIN
+	-- Whoever builds an index or makes a pipeline with this model holds its row until he commits.
+	SELECT m.sha256 INTO old_sha256 FROM distilface.model m WHERE m.name = old_name FOR UPDATE;
+	SELECT string_agg(u.used_by, ', ' ORDER BY u.used_by COLLATE "C") INTO uses
+		FROM distilface.model_uses(true) u WHERE u.name = old_name;
+	-- Tables of pipelines refer to the name by a foreign key.
+	FOR referring IN
+		SELECT c.conrelid::regclass AS tab, a.attname AS col
+			FROM pg_constraint c
+			JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+			WHERE c.contype = 'f' AND c.confrelid = 'distilface.model'::regclass
+			AND c.conrelid NOT IN ('distilface.model_alias'::regclass, 'distilface.model_role'::regclass)
+	LOOP
+		EXECUTE format('SELECT count(*) FROM %s WHERE %I = $1', referring.tab, referring.col)
+			INTO rows USING old_name;
+		IF rows > 0 THEN
+			uses := concat_ws(', ', uses, format('%s rows of table %s', rows, referring.tab));
+		END IF;
+	END LOOP;
+	IF uses IS NOT NULL THEN
+		RAISE EXCEPTION 'cannot drop model "%" because other objects depend on it', old_name
+			USING ERRCODE = 'dependent_objects_still_exist',
+			DETAIL = format('It is used by %s.', uses),
+			HINT = 'Drop these first, or move them to another model.';
+	END IF;
+	UPDATE distilface.model SET sha256 = NULL WHERE name = old_name;
+	DELETE FROM distilface.model_role WHERE name = old_name;
+	IF EXISTS (SELECT FROM distilface.model m WHERE m.sha256 = old_sha256) THEN
+		RETURN NULL;
+	END IF;
+	DELETE FROM distilface.model_part p WHERE p.sha256 = old_sha256;
+	RETURN old_sha256;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.drop_model FROM PUBLIC;
+
+-- What users call.
+
+CREATE FUNCTION distilface_model_load(name text, directory text) RETURNS text
+	AS 'MODULE_PATHNAME', 'distilface_model_load_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION distilface_model_load IS 'loads a model from a directory of the server; returns its revision';
+
+CREATE FUNCTION distilface_model_import(name text, packed oid) RETURNS text
+	AS 'MODULE_PATHNAME', 'distilface_model_import_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION distilface_model_import IS 'loads a packed model from a large object; returns its revision';
+
+CREATE FUNCTION distilface_model_alias(alias text, name text) RETURNS void
+	AS 'MODULE_PATHNAME', 'distilface_model_alias_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION distilface_model_alias IS 'makes ''default'' stand for a model';
+
+CREATE FUNCTION distilface_model_drop(name text) RETURNS void
+	AS 'MODULE_PATHNAME', 'distilface_model_drop_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION distilface_model_drop IS 'drops a loaded model that nothing depends on';
+
+CREATE FUNCTION distilface_model_grant(name text, role text) RETURNS void
+	AS 'MODULE_PATHNAME', 'distilface_model_grant_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION distilface_model_grant IS 'lets a role, or public, use a loaded model';
+
+CREATE FUNCTION distilface_model_revoke(name text, role text) RETURNS void
+	AS 'MODULE_PATHNAME', 'distilface_model_revoke_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION distilface_model_revoke IS 'takes back what distilface_model_grant gave';
+
+-- Copies a built-in model into the tables, so that a later library takes nothing away; a loaded one is
+-- there. Who makes an index or a pipeline calls it, which also keeps the model from being dropped
+-- until he commits.
+CREATE FUNCTION distilface.keep_model(name text) RETURNS void
+	AS 'MODULE_PATHNAME', 'distilface_keep_model_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION distilface.library_models(
+	OUT name text, OUT revision text, OUT bytes bigint, OUT manifest text, OUT place integer)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'distilface_library_models_wrapper'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE ROWS 2;
+
+-- Everybody sees which models there are, not their bytes.
+CREATE FUNCTION distilface.all_models(
+	OUT name text, OUT revision text, OUT sha256 text, OUT source text, OUT bytes bigint,
+	OUT builtin boolean, OUT owner text, OUT is_default boolean, OUT used_by text[],
+	OUT loaded_at timestamptz, OUT manifest jsonb)
+	RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH listed AS (
+		SELECT m.name, m.revision, m.sha256, m.source, m.bytes, m.builtin, m.loaded_at, m.manifest
+			FROM distilface.model m WHERE m.sha256 IS NOT NULL
+		UNION ALL
+		SELECT l.name, l.revision, NULL, 'built-in', l.bytes, true, NULL, l.manifest::jsonb
+			FROM distilface.library_models() l
+			WHERE NOT EXISTS (SELECT FROM distilface.model m WHERE m.name = l.name AND m.sha256 IS NOT NULL)
+	), uses AS (
+		SELECT u.name, array_agg(u.used_by ORDER BY u.used_by COLLATE "C") AS used_by
+			FROM distilface.model_uses(false) u GROUP BY u.name
+	)
+	SELECT l.name, l.revision, l.sha256, l.source, l.bytes, l.builtin,
+		(SELECT pg_get_userbyid(r.role) FROM distilface.model_role r WHERE r.name = l.name AND r.owns),
+		l.name = coalesce((SELECT a.name FROM distilface.model_alias a WHERE a.alias = 'default'),
+			(SELECT f.name FROM distilface.library_models() f WHERE f.place = 0)),
+		coalesce(u.used_by, '{}'), l.loaded_at, l.manifest
+		FROM listed l LEFT JOIN uses u ON u.name = l.name
+$$;
+
+CREATE VIEW distilface.models AS
+	SELECT m.name, m.revision, m.manifest ->> 'architecture' AS architecture,
+	       (m.manifest ->> 'dimensions')::integer AS dimensions,
+	       (m.manifest ->> 'max_tokens')::integer AS max_tokens,
+	       m.manifest ->> 'pooling' AS pooling,
+	       coalesce(m.manifest #>> '{prompts,query}', '') AS query_prompt,
+	       coalesce(m.manifest #>> '{prompts,passage}', '') AS passage_prompt,
+	       m.source, m.bytes, m.is_default, m.builtin, m.owner, m.loaded_at, m.used_by
+	  FROM distilface.all_models() m;
+GRANT SELECT ON distilface.models TO PUBLIC;
+COMMENT ON VIEW distilface.models IS 'the models that distilface_embed knows, and what uses them';
