@@ -80,7 +80,8 @@ impl TinyModel {
             write("1_Pooling/config.json", pooling.as_bytes());
         }
         if let Some((query, passage)) = self.prompts {
-            let prompts = format!(r#"{{"prompts": {{"query": "{query}", "document": "{passage}"}}}}"#);
+            let prompts =
+                format!(r#"{{"prompts": {{"query": "{query}", "document": "{passage}"}}}}"#);
             write("config_sentence_transformers.json", prompts.as_bytes());
         }
         let tensors = self.tensors(vocab.len());
