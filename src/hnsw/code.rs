@@ -172,15 +172,6 @@ pub(crate) struct Query {
     error: f32,
 }
 
-/// A slot's distance from the query.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Score {
-    /// To rank by; squared for L2.
-    pub(crate) distance: f32,
-    /// No more than the exact distance as the metric's operator gives it.
-    pub(crate) lower_bound: f32,
-}
-
 impl Query {
     /// `vector` holds finite numbers.
     pub(crate) fn new(params: &HnswParams, vector: &[f32]) -> Self {
@@ -205,46 +196,42 @@ impl Query {
         if self.scorer.metric == Metric::Cosine { 0.5 } else { 1.0 }
     }
 
+    /// The slot's distance, to rank by; squared for L2.
     #[inline]
-    pub(crate) fn score(&self, slot: &SlotView<'_>) -> Score {
-        self.score_code(slot.codes(), slot.scale(), slot.norm(), slot.error())
+    pub(crate) fn score(&self, slot: &SlotView<'_>) -> f32 {
+        self.distance(slot.codes(), slot.scale())
     }
 
     #[inline]
-    pub(crate) fn score_code(&self, codes: &[i8], scale: f32, norm: f32, error: f32) -> Score {
+    pub(crate) fn distance(&self, codes: &[i8], scale: f32) -> f32 {
         let kernels = self.scorer.kernels;
+        finite(match self.scorer.metric {
+            Metric::L2 => kernels.l2_squared_f32_i8(&self.vector, codes, scale),
+            Metric::L1 => kernels.l1_f32_i8(&self.vector, codes, scale),
+            Metric::Cosine => 1.0 - scale * kernels.dot_f32_i8(&self.vector, codes),
+            _ => -(scale * kernels.dot_f32_i8(&self.vector, codes)),
+        })
+    }
+
+    /// No more than the exact distance, as the metric's operator gives it, of a vector whose code has
+    /// that norm and error and is at `distance`.
+    pub(crate) fn lower_bound(&self, distance: f32, norm: f32, error: f32) -> f32 {
         let error = error + self.error;
-        let (distance, lower_bound) = match self.scorer.metric {
-            Metric::L2 => {
-                let squared = kernels.l2_squared_f32_i8(&self.vector, codes, scale);
-                (squared, (squared.sqrt() * (1.0 - SLACK) - error * (1.0 + SLACK)).max(0.0))
-            }
-            Metric::L1 => {
-                let sum = kernels.l1_f32_i8(&self.vector, codes, scale);
-                (sum, (sum * (1.0 - SLACK) - error * (1.0 + SLACK)).max(0.0))
-            }
-            metric => {
-                let product = scale * kernels.dot_f32_i8(&self.vector, codes);
-                let along = if norm > 0.0 { product / norm } else { 0.0 };
-                let across_squared = self.norm * self.norm * (1.0 + SLACK) - along * along;
-                let across = across_squared.max(0.0).sqrt();
-                let margin = across * error * (1.0 + SLACK) + SLACK * self.norm * (norm + error);
-                match metric {
-                    Metric::Cosine => (1.0 - product, (1.0 - product - margin).max(0.0)),
-                    _ => (-product, -product - margin),
-                }
-            }
+        let across = |product: f32| {
+            let along = if norm > 0.0 { product / norm } else { 0.0 };
+            let squared = self.norm * self.norm * (1.0 + SLACK) - along * along;
+            let margin = squared.max(0.0).sqrt() * error * (1.0 + SLACK);
+            margin + SLACK * self.norm * (norm + error)
+        };
+        let (bound, none) = match self.scorer.metric {
+            Metric::L2 => ((distance.sqrt() * (1.0 - SLACK) - error * (1.0 + SLACK)).max(0.0), 0.0),
+            Metric::L1 => ((distance * (1.0 - SLACK) - error * (1.0 + SLACK)).max(0.0), 0.0),
+            // The product is rounded once more here; the slack has room for that.
+            Metric::Cosine => ((distance - across(1.0 - distance)).max(0.0), 0.0),
+            _ => (distance - across(-distance), f32::NEG_INFINITY),
         };
         // Where single precision overflowed there is no bound but the metric's own.
-        let no_bound = match self.scorer.metric {
-            Metric::InnerProduct => f32::NEG_INFINITY,
-            _ => 0.0,
-        };
-        let bounded = distance.is_finite() && lower_bound.is_finite();
-        Score {
-            distance: finite(distance),
-            lower_bound: if bounded { lower_bound } else { no_bound },
-        }
+        if bound.is_finite() && distance < f32::MAX { bound } else { none }
     }
 }
 
@@ -253,10 +240,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn score(metric: Metric, query: &[f32], x: &[f32]) -> Score {
+    fn lower_bound(metric: Metric, query: &[f32], x: &[f32]) -> f32 {
         let params = HnswParams::parse(x.len(), metric, 2, 8).expect("valid");
         let code = Code::new(&params, x);
-        Query::new(&params, query).score_code(&code.codes, code.scale, code.norm, code.error)
+        let query = Query::new(&params, query);
+        query.lower_bound(query.distance(&code.codes, code.scale), code.norm, code.error)
     }
 
     proptest! {
@@ -273,7 +261,7 @@ mod tests {
                 pairs.iter().map(|p| (p.1 * nearness + p.0 * (1.0 - nearness)) * factor).collect();
             for metric in Metric::ALL {
                 let exact = metric.distance(&q, &x);
-                let bound = f64::from(score(metric, &q, &x).lower_bound);
+                let bound = f64::from(lower_bound(metric, &q, &x));
                 prop_assert!(exact.is_nan() || bound <= exact, "{metric}: {bound} > {exact}");
             }
         }
@@ -286,7 +274,7 @@ mod tests {
             let y = [-size, size / 2.0, 0.0, size / 5.0];
             for metric in Metric::ALL {
                 for other in [&x, &y] {
-                    let bound = f64::from(score(metric, &x, other).lower_bound);
+                    let bound = f64::from(lower_bound(metric, &x, other));
                     let exact = metric.distance(&x, other);
                     assert!(exact.is_nan() || bound <= exact, "{metric} {size}: {bound} > {exact}");
                 }

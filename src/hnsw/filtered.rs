@@ -43,7 +43,7 @@ impl<S: PageStore> Scan<'_, S> {
         let mut kept = Vec::new();
         for found in std::mem::take(self.search.window()) {
             let passes = match &mut self.search.matches {
-                Some(matches) => matches.contains(&mut self.reader, found.node.id)?,
+                Some(matches) => matches.contains(&mut self.reader, found.id)?,
                 None => true,
             };
             kept.extend(passes.then_some(found));

@@ -207,8 +207,8 @@ impl<S: PageStore> Insertion<'_, '_, S> {
             if level == 0 {
                 for found in nearest_first.iter().take(TWINS_TRIED) {
                     // A node's attributes stay the same for as long as it lives.
-                    if self.links.has_attributes(found.node.id, self.attrs)?
-                        && self.links.share_node(found.node, &self.code, self.tid)?
+                    if self.links.has_attributes(found.id, self.attrs)?
+                        && self.links.share_node(found.node(), &self.code, self.tid)?
                     {
                         return Ok(None);
                     }
@@ -216,7 +216,7 @@ impl<S: PageStore> Insertion<'_, '_, S> {
             }
             let mut candidates = Candidates::default();
             for found in &nearest_first {
-                candidates.add(&mut self.links.reader, found.node, |_, _| found.distance)?;
+                candidates.add(&mut self.links.reader, found.node(), |_, _| found.distance)?;
             }
             neighbors[usize::from(level)] = candidates.select(
                 &self.scorer,

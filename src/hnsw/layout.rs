@@ -15,7 +15,7 @@
 use super::params::{HnswParams, Storage};
 use super::sketch::{SKETCH_LEN, Sketch};
 use crate::page::{BlockNumber, HeapTid, PAGE_CONTENT, PageError};
-use crate::vector::{Metric, prefetch};
+use crate::vector::{Metric, prefetch, prefetch_at};
 
 /// The metapage's place.
 pub(crate) const METAPAGE: BlockNumber = 0;
@@ -161,6 +161,12 @@ impl Layout {
         id as usize % self.slots_per_page
     }
 
+    /// A node's page and its slot there.
+    #[inline]
+    pub(crate) fn place_of(&self, id: u32) -> (BlockNumber, usize) {
+        (self.block_of(id), self.slot_of(id))
+    }
+
     /// The id of a slot; nothing past the last id that 32 bits can hold, and on pages of another
     /// kind.
     pub(crate) fn id(&self, blkno: BlockNumber, slot: usize) -> Option<u32> {
@@ -171,6 +177,22 @@ impl Layout {
         }
         let id = u64::from(page) * self.slots_per_page as u64 + slot as u64;
         u32::try_from(id).ok().filter(|&id| id != NIL)
+    }
+
+    /// Prefetches what scoring all nodes of a page reads; `page` is its address.
+    pub(crate) fn prefetch_codes(&self, page: *const u8) {
+        prefetch_at(page, PAGE_HEADER_LEN);
+        for slot in 0..self.slots_per_page {
+            let start = page.wrapping_add(PAGE_HEADER_LEN + slot * self.slot_size);
+            prefetch_at(start, SLOT_HEADER_LEN);
+            prefetch_at(start.wrapping_add(self.codes_at()), self.dims);
+        }
+    }
+
+    /// Prefetches a node's links; `page` is its page's address.
+    pub(crate) fn prefetch_links(&self, page: *const u8, slot: usize) {
+        let start = page.wrapping_add(PAGE_HEADER_LEN + slot * self.slot_size);
+        prefetch_at(start, self.codes_at());
     }
 
     fn slot_range(&self, slot: usize) -> std::ops::Range<usize> {
@@ -316,10 +338,16 @@ impl SlotState {
         }
     }
 
+    #[inline]
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Free, Self::Live, Self::Dead, Self::Upper, Self::Posting]
-            .into_iter()
-            .find(|state| state.code() == code)
+        Some(match code {
+            0 => Self::Free,
+            1 => Self::Live,
+            2 => Self::Dead,
+            3 => Self::Upper,
+            4 => Self::Posting,
+            _ => return None,
+        })
     }
 
     pub(crate) fn is_node(self) -> bool {

@@ -250,7 +250,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
                             Filtering::Exact => {}
                         }
                     }
-                    sort_for_output(&mut self.late);
+                    sort_for_output(&self.query, &mut self.late);
                     self.phase = Phase::LateRows;
                 }
                 Phase::LateRows => match self.late.pop() {
@@ -300,7 +300,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
                 self.search.run(&mut self.reader, &self.query, 0, ef)?;
             }
         }
-        sort_for_output(self.search.window());
+        sort_for_output(&self.query, self.search.window());
         Ok(())
     }
 
@@ -332,7 +332,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
             self.search.run(&mut self.reader, &self.query, 0, ef)?;
             self.bound_filtered()?;
         }
-        sort_for_output(self.search.window());
+        sort_for_output(&self.query, self.search.window());
         Ok(())
     }
 
@@ -352,7 +352,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
         self.tids.clear();
         self.tids.extend(found.tid);
         if found.posting != NIL {
-            self.reader.posting_tids(found.node.id, found.posting, &mut self.tids)?;
+            self.reader.posting_tids(found.id, found.posting, &mut self.tids)?;
         }
         let lower_bound = found.lower_bound;
         self.pending.extend(self.tids.iter().map(|&heap_tid| Hit { heap_tid, lower_bound, turn }));
@@ -397,6 +397,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
 }
 
 /// Least bound last, where `pop` takes it.
-pub(super) fn sort_for_output(rows: &mut [Found]) {
+pub(super) fn sort_for_output(query: &Query, rows: &mut [Found]) {
+    rows.iter_mut().for_each(|row| row.bound(query));
     rows.sort_unstable_by(|a, b| b.lower_bound.total_cmp(&a.lower_bound).then(b.cmp(a)));
 }

@@ -7,7 +7,7 @@
 //!
 //! Neither pins nor locks outlive a call from outside.
 
-use super::code::{CodeRef, Query, Score};
+use super::code::{CodeRef, Query};
 use super::filter::Matches;
 use super::layout::{
     Entry, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
@@ -17,8 +17,7 @@ use super::params::Storage;
 use super::sketch::Estimator;
 use crate::page::{BlockNumber, HeapTid, PageError, PagePin, PageStore};
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BinaryHeap;
 
 /// Expansions between two looks for interrupts.
 const INTERRUPT_INTERVAL: u32 = 16;
@@ -37,7 +36,9 @@ pub(crate) struct Reader<'s, S: PageStore> {
     pub(crate) store: &'s S,
     pub(crate) layout: Layout,
     pages: Vec<CachedPage<'s, S>>,
-    index: HashMap<BlockNumber, u32, BuildHasherDefault<BlockHasher>>,
+    /// Where in `pages` a page is.
+    places: PageTable<u32>,
+    marks: PageTable<Marks>,
     pins: usize,
     max_pins: usize,
     accesses: u64,
@@ -47,10 +48,15 @@ pub(crate) struct Reader<'s, S: PageStore> {
 struct CachedPage<'s, S: PageStore + 's> {
     blkno: BlockNumber,
     pin: Option<S::Pin<'s>>,
+}
+
+/// What happened to 64 slots of a page.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks {
     /// Slots that links led to or that were scored.
-    visited: [u64; 4],
+    visited: u64,
     /// Slots that were scored.
-    scored: [u64; 4],
+    scored: u64,
 }
 
 impl<'s, S: PageStore> Reader<'s, S> {
@@ -59,7 +65,8 @@ impl<'s, S: PageStore> Reader<'s, S> {
             store,
             layout,
             pages: Vec::with_capacity(256),
-            index: HashMap::with_capacity_and_hasher(256, BuildHasherDefault::default()),
+            places: PageTable::with_capacity(512),
+            marks: PageTable::with_capacity(2048),
             pins: 0,
             max_pins: store.pin_budget().max(1),
             accesses: 0,
@@ -74,44 +81,39 @@ impl<'s, S: PageStore> Reader<'s, S> {
 
     /// Lets go of every page; what was visited stays known.
     pub(crate) fn release_pins(&mut self) {
-        for page in &mut self.pages {
-            page.pin = None;
+        if self.pins > 0 {
+            for page in &mut self.pages {
+                page.pin = None;
+            }
+            self.pins = 0;
         }
-        self.pins = 0;
     }
 
     /// Forgets what was visited.
     pub(crate) fn forget_visited(&mut self) {
-        for page in &mut self.pages {
-            page.visited = [0; 4];
-            page.scored = [0; 4];
-        }
+        self.marks.clear();
     }
 
     /// Marks every slot of the page as scored; gives what was marked before.
     pub(crate) fn score_rest(&mut self, blkno: BlockNumber) -> [u64; 4] {
-        let at = self.entry(blkno);
-        let page = &mut self.pages[at];
-        page.visited = [u64::MAX; 4];
-        std::mem::replace(&mut page.scored, [u64::MAX; 4])
+        let mut before = [0; 4];
+        for (part, before) in before.iter_mut().enumerate().take(self.parts()) {
+            let all = Marks { visited: u64::MAX, scored: u64::MAX };
+            *before = std::mem::replace(self.marks.entry(mark_key(blkno, part)), all).scored;
+        }
+        before
     }
 
-    #[inline]
-    fn entry(&mut self, blkno: BlockNumber) -> usize {
-        let next = self.pages.len() as u32;
-        let at = *self.index.entry(blkno).or_insert(next);
-        if at == next {
-            self.pages.push(CachedPage { blkno, pin: None, visited: [0; 4], scored: [0; 4] });
-        }
-        at as usize
+    /// Words of marks that a page's slots take.
+    fn parts(&self) -> usize {
+        self.layout.slots_per_page().div_ceil(64)
     }
 
     /// Marks the slot; whether it was not marked before.
     #[inline]
     pub(crate) fn visit(&mut self, id: u32) -> bool {
-        let slot = self.layout.slot_of(id);
-        let at = self.entry(self.layout.block_of(id));
-        let word = &mut self.pages[at].visited[slot / 64];
+        let (blkno, slot) = self.layout.place_of(id);
+        let word = &mut self.marks.entry(mark_key(blkno, slot / 64)).visited;
         let fresh = *word >> (slot % 64) & 1 == 0;
         *word |= 1 << (slot % 64);
         fresh
@@ -120,9 +122,8 @@ impl<'s, S: PageStore> Reader<'s, S> {
     /// Marks the slot as scored; whether it was not before.
     #[inline]
     fn score(&mut self, id: u32) -> bool {
-        let slot = self.layout.slot_of(id);
-        let at = self.entry(self.layout.block_of(id));
-        let word = &mut self.pages[at].scored[slot / 64];
+        let (blkno, slot) = self.layout.place_of(id);
+        let word = &mut self.marks.entry(mark_key(blkno, slot / 64)).scored;
         let fresh = *word >> (slot % 64) & 1 == 0;
         *word |= 1 << (slot % 64);
         fresh
@@ -130,8 +131,19 @@ impl<'s, S: PageStore> Reader<'s, S> {
 
     /// Whether the slot was scored.
     pub(crate) fn is_scored(&self, blkno: BlockNumber, slot: usize) -> bool {
-        let Some(&at) = self.index.get(&blkno) else { return false };
-        self.pages[at as usize].scored[slot / 64] >> (slot % 64) & 1 == 1
+        let marks = self.marks.get(mark_key(blkno, slot / 64));
+        marks.is_some_and(|marks| marks.scored >> (slot % 64) & 1 == 1)
+    }
+
+    #[inline]
+    fn entry(&mut self, blkno: BlockNumber) -> usize {
+        // One more than the place: 0 stands for a page not seen yet.
+        let at = self.places.entry(u64::from(blkno) + 1);
+        if *at == 0 {
+            self.pages.push(CachedPage { blkno, pin: None });
+            *at = self.pages.len() as u32;
+        }
+        *at as usize - 1
     }
 
     fn pin(&mut self, blkno: BlockNumber) -> Result<usize, PageError> {
@@ -146,6 +158,21 @@ impl<'s, S: PageStore> Reader<'s, S> {
             self.accesses += 1;
         }
         Ok(at)
+    }
+
+    /// Brings what the candidate's step will read into the CPU's cache, its page pinned.
+    fn fetch(&mut self, id: u32, step: Step) -> Result<(), PageError> {
+        let (blkno, slot) = self.layout.place_of(id);
+        if step == Step::Score && self.is_scored(blkno, slot) {
+            return Ok(());
+        }
+        let at = self.pin(blkno)?;
+        let start = self.pages[at].pin.as_ref().expect("pinned above").address();
+        match step {
+            Step::Score => self.layout.prefetch_codes(start),
+            Step::Expand => self.layout.prefetch_links(start, slot),
+        }
+        Ok(())
     }
 
     /// Tells the store which pages scoring the links, sorted by id, will pin.
@@ -313,25 +340,72 @@ impl<'s, S: PageStore> Reader<'s, S> {
     }
 }
 
-/// Block numbers are dense; one multiplication spreads them.
-#[derive(Default)]
-pub(crate) struct BlockHasher(u64);
+/// The key of a page's marks for slots `64 part` and on; never 0.
+#[inline]
+fn mark_key(blkno: BlockNumber, part: usize) -> u64 {
+    (u64::from(blkno) << 2 | part as u64) + 1
+}
 
-impl Hasher for BlockHasher {
-    fn finish(&self) -> u64 {
-        self.0
+/// A hash table by page: open addressing with linear probing, keys that are not 0. A search looks up
+/// thousands of links, so that a lookup has to be a multiplication and one cache line.
+struct PageTable<V> {
+    entries: Vec<(u64, V)>,
+    len: usize,
+}
+
+impl<V: Copy + Default> PageTable<V> {
+    /// `capacity` is a power of two.
+    fn with_capacity(capacity: usize) -> Self {
+        Self { entries: vec![(0, V::default()); capacity], len: 0 }
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    fn clear(&mut self) {
+        if self.len > 0 {
+            self.entries.fill((0, V::default()));
+            self.len = 0;
         }
     }
 
     #[inline]
-    fn write_u32(&mut self, number: u32) {
-        self.0 = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 32;
+    fn place(&self, key: u64) -> usize {
+        let mask = self.entries.len() - 1;
+        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+        while self.entries[at].0 != key && self.entries[at].0 != 0 {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    #[inline]
+    fn get(&self, key: u64) -> Option<&V> {
+        let entry = &self.entries[self.place(key)];
+        (entry.0 == key).then_some(&entry.1)
+    }
+
+    /// The key's value, the default where it is new.
+    #[inline]
+    fn entry(&mut self, key: u64) -> &mut V {
+        let mut at = self.place(key);
+        if self.entries[at].0 == 0 {
+            if 2 * self.len >= self.entries.len() {
+                self.grow();
+                at = self.place(key);
+            }
+            self.entries[at].0 = key;
+            self.len += 1;
+        }
+        &mut self.entries[at].1
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let larger = vec![(0, V::default()); 2 * self.entries.len()];
+        for entry in std::mem::replace(&mut self.entries, larger) {
+            if entry.0 != 0 {
+                let at = self.place(entry.0);
+                self.entries[at] = entry;
+            }
+        }
     }
 }
 
@@ -339,28 +413,45 @@ impl Hasher for BlockHasher {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     pub(crate) distance: f32,
+    /// Known from [`Found::bound`] on.
     pub(crate) lower_bound: f32,
-    pub(crate) node: Link,
-    pub(crate) live: bool,
-    pub(crate) tid: Option<HeapTid>,
+    /// What that takes besides the distance.
+    pub(crate) norm: f32,
+    pub(crate) error: f32,
+    pub(crate) id: u32,
     /// The first slot with more heap TIDs, or [`NIL`].
     pub(crate) posting: u32,
+    pub(crate) tid: Option<HeapTid>,
+    pub(crate) generation: u8,
+    pub(crate) live: bool,
 }
 
 impl Found {
-    pub(crate) fn new(id: u32, slot: &SlotView<'_>, score: Score) -> Self {
+    pub(crate) fn new(id: u32, slot: &SlotView<'_>, distance: f32) -> Self {
         Self {
-            distance: score.distance,
-            lower_bound: score.lower_bound,
-            node: Link::new(id, slot.generation()),
-            live: slot.state() == SlotState::Live,
-            tid: slot.tid(),
+            distance,
+            lower_bound: f32::NEG_INFINITY,
+            norm: slot.norm(),
+            error: slot.error(),
+            id,
             posting: slot.posting(),
+            tid: slot.tid(),
+            generation: slot.generation(),
+            live: slot.state() == SlotState::Live,
         }
     }
 
+    pub(crate) fn node(&self) -> Link {
+        Link::new(self.id, self.generation)
+    }
+
+    /// Computes the lower bound, which only rows that are handed out need.
+    pub(crate) fn bound(&mut self, query: &Query) {
+        self.lower_bound = query.lower_bound(self.distance, self.norm, self.error);
+    }
+
     fn by_distance(&self, other: &Self) -> Ordering {
-        self.distance.total_cmp(&other.distance).then(self.node.id.cmp(&other.node.id))
+        self.distance.total_cmp(&other.distance).then(self.id.cmp(&other.id))
     }
 }
 
@@ -421,9 +512,9 @@ pub(crate) struct Search {
 
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
-    /// The node's distance, or an estimate of it.
-    distance: f32,
-    id: u32,
+    /// Its distance, or an estimate of it, as a number that orders alike, above its id: what a queue
+    /// compares most is one integer.
+    key: u64,
     generation: u8,
     step: Step,
 }
@@ -439,35 +530,64 @@ enum Step {
 
 impl Candidate {
     fn scored(found: &Found) -> Self {
-        let Link { id, generation, .. } = found.node;
-        Self { distance: found.distance, id, generation, step: Step::Expand }
+        Self::new(found.distance, found.id, found.generation, Step::Expand)
     }
 
-    fn estimated(distance: f32, link: &Link) -> Self {
-        Self { distance, id: link.id, generation: link.generation, step: Step::Score }
+    fn estimated(distance: f32, id: u32, generation: u8) -> Self {
+        Self::new(distance, id, generation, Step::Score)
     }
 
-    fn key(&self) -> (f32, u32) {
-        (self.distance, self.id)
+    #[inline]
+    fn new(distance: f32, id: u32, generation: u8, step: Step) -> Self {
+        Self { key: u64::from(ascending(distance)) << 32 | u64::from(id), generation, step }
+    }
+
+    #[inline]
+    fn id(&self) -> u32 {
+        self.key as u32
+    }
+
+    #[inline]
+    fn distance(&self) -> f32 {
+        let bits = (self.key >> 32) as u32;
+        f32::from_bits(if bits >> 31 == 1 { bits ^ 1 << 31 } else { !bits })
     }
 }
 
+/// A number's bits as an integer that orders as [`f32::total_cmp`] does.
+#[inline]
+fn ascending(number: f32) -> u32 {
+    let bits = number.to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+}
+
 impl Ord for Candidate {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        let (a, b) = (self.key(), other.key());
-        a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+        self.key.cmp(&other.key)
     }
 }
 
 impl PartialOrd for Candidate {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
+    }
+
+    #[inline]
+    fn lt(&self, other: &Self) -> bool {
+        self.key < other.key
+    }
+
+    #[inline]
+    fn le(&self, other: &Self) -> bool {
+        self.key <= other.key
     }
 }
 
 impl PartialEq for Candidate {
     fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
+        self.key == other.key
     }
 }
 
@@ -545,8 +665,8 @@ impl Search {
         let surplus = self.window.len().saturating_sub(keep);
         self.window.drain(..surplus);
         for found in &self.window {
-            reader.visit(found.node.id);
-            reader.score(found.node.id);
+            reader.visit(found.id);
+            reader.score(found.id);
             self.queue.push(Reverse(Candidate::scored(found)));
         }
         self.window.retain(|found| found.live);
@@ -561,12 +681,16 @@ impl Search {
         ef: usize,
     ) -> Result<(), PageError> {
         while let Some(&Reverse(candidate)) = self.queue.peek() {
-            if self.window.len() >= ef && candidate.distance > self.window[0].distance
+            if self.window.len() >= ef && candidate.distance() > self.window[0].distance
                 || reader.accesses() > self.max_accesses
             {
                 return Ok(());
             }
             self.queue.pop();
+            // What comes next, unless something nearer turns up, is fetched meanwhile.
+            if let Some(&Reverse(next)) = self.queue.peek() {
+                reader.fetch(next.id(), next.step)?;
+            }
             self.since_interrupt += 1;
             if self.since_interrupt >= INTERRUPT_INTERVAL {
                 self.since_interrupt = 0;
@@ -580,7 +704,7 @@ impl Search {
                 && let Some(matches) = &mut self.matches
             {
                 for found in &mut self.scored {
-                    found.live = found.live && matches.contains(reader, found.node.id)?;
+                    found.live = found.live && matches.contains(reader, found.id)?;
                 }
             }
             self.consider_scored(ef);
@@ -598,7 +722,7 @@ impl Search {
         candidate: &Candidate,
     ) -> Result<(), PageError> {
         self.scored.clear();
-        let node = Link::new(candidate.id, candidate.generation);
+        let node = Link::new(candidate.id(), candidate.generation);
         let mut links = std::mem::take(&mut self.links);
         if level > 0 || reader.layout.storage() == Storage::Plain {
             if reader.links(node, level, &mut links)?.is_some() {
@@ -611,17 +735,18 @@ impl Search {
         let estimator = &mut self.estimator;
         reader.slot(node.id, |slot| {
             if slot.state().is_node() && slot.generation() == node.generation {
-                estimator.prepare(query, CodeRef::of_slot(slot), candidate.distance);
+                estimator.prepare(query, CodeRef::of_slot(slot), candidate.distance());
                 links.extend(slot.links());
             }
         })?;
-        let worst = (self.window.len() >= ef).then(|| self.window[0].distance);
+        let worst = if self.window.len() >= ef { self.window[0].distance } else { f32::INFINITY };
         for link in &links {
             if !reader.visit(link.id) {
                 continue;
             }
-            let candidate = Candidate::estimated(self.estimator.estimate(&link.sketch), link);
-            if worst.is_none_or(|worst| candidate.distance < worst) {
+            let estimate = self.estimator.estimate(&link.sketch);
+            let candidate = Candidate::estimated(estimate, link.id, link.generation);
+            if estimate < worst {
                 self.queue.push(Reverse(candidate));
             } else if self.discarded == Discarded::Keep {
                 self.far_estimated.push(candidate);
@@ -642,8 +767,8 @@ impl Search {
     ) -> Result<(), PageError> {
         self.scored.clear();
         let layout = reader.layout;
-        let blkno = layout.block_of(candidate.id);
-        if reader.is_scored(blkno, layout.slot_of(candidate.id)) {
+        let blkno = layout.block_of(candidate.id());
+        if reader.is_scored(blkno, layout.slot_of(candidate.id())) {
             return Ok(());
         }
         let scored_before = reader.score_rest(blkno);
@@ -747,12 +872,17 @@ impl Search {
             if !found.live {
                 continue;
             }
-            insert_sorted(&mut self.window, *found);
+            let at = self.window.partition_point(|other| other > found);
             if full {
-                let evicted = self.window.remove(0);
+                // The farthest makes way: those before the place move up.
+                let evicted = self.window[0];
+                self.window.copy_within(1..at, 0);
+                self.window[at - 1] = *found;
                 if self.discarded == Discarded::Keep {
                     self.evicted.push(Reverse(evicted));
                 }
+            } else {
+                self.window.insert(at, *found);
             }
         }
     }

@@ -12,6 +12,7 @@
 //! expected value for that length, in units of 1 / 128.
 
 use super::code::{CodeRef, Query, Scorer};
+use crate::vector::Kernels;
 
 /// Dimensions with a sign.
 pub(crate) const BITS: usize = 128;
@@ -57,12 +58,15 @@ fn expected_magnitudes(dims: usize) -> f32 {
 
 /// What a query needs to estimate the distances of one node's neighbors.
 pub(crate) struct Estimator {
-    /// For each four dimensions, the sum of q − c under every pattern of signs.
-    sums: Box<[[f32; 16]; BITS / 4]>,
-    from_base: f32,
+    kernels: &'static Kernels,
+    /// The signed dimensions of q − c, and their sum.
+    from_base: Box<[f32; BITS]>,
+    sum: f32,
     base_squared: f32,
     edge_unit: f32,
-    expected: f32,
+    /// What an edge's length times the signed sum is multiplied by, and its length itself.
+    per_product: f32,
+    per_spread: f32,
     /// From squared Euclidean distance to the metric's distance.
     factor: f32,
 }
@@ -70,11 +74,13 @@ pub(crate) struct Estimator {
 impl Default for Estimator {
     fn default() -> Self {
         Self {
-            sums: Box::new([[0.0; 16]; BITS / 4]),
-            from_base: 0.0,
+            kernels: Kernels::get(),
+            from_base: Box::new([0.0; BITS]),
+            sum: 0.0,
             base_squared: 0.0,
             edge_unit: 0.0,
-            expected: 1.0,
+            per_product: 0.0,
+            per_spread: 0.0,
             factor: 1.0,
         }
     }
@@ -85,33 +91,27 @@ impl Estimator {
     pub(crate) fn prepare(&mut self, query: &Query, base: CodeRef<'_>, distance: f32) {
         self.factor = query.per_euclidean_squared();
         self.base_squared = (distance / self.factor).max(0.0);
-        self.from_base = self.base_squared.sqrt();
         self.edge_unit = MAX_EDGE * base.norm / 255.0;
-        self.expected = expected_magnitudes(base.codes.len());
-        let (q, c) = (query.vector().as_chunks::<4>().0, base.codes.as_chunks::<4>().0);
-        for ((sums, q), c) in self.sums.iter_mut().zip(q).zip(c) {
-            let t: [f32; 4] = std::array::from_fn(|i| q[i] - base.scale * f32::from(c[i]));
-            for (pattern, sum) in sums.iter_mut().enumerate() {
-                let signed = |bit: usize| if pattern >> bit & 1 == 1 { t[bit] } else { -t[bit] };
-                *sum = signed(0) + signed(1) + signed(2) + signed(3);
-            }
+        self.per_product = 2.0 * 128.0 / expected_magnitudes(base.codes.len());
+        self.per_spread = 2.0 * CAUTION * (self.base_squared / BITS as f32).sqrt();
+        for ((t, &q), &c) in self.from_base.iter_mut().zip(query.vector()).zip(base.codes) {
+            *t = q - base.scale * f32::from(c);
         }
+        let mut sums = [0.0; 8];
+        for part in self.from_base.as_chunks::<8>().0 {
+            sums.iter_mut().zip(part).for_each(|(sum, t)| *sum += t);
+        }
+        self.sum = sums.iter().sum();
     }
 
     /// A distance that the neighbor's is seldom below.
     #[inline]
     pub(crate) fn estimate(&self, sketch: &Sketch) -> f32 {
-        let bytes = &sketch.0;
-        let mut signed = [0f32; 2];
-        for (&byte, sums) in bytes[..BITS / 8].iter().zip(self.sums.as_chunks::<2>().0) {
-            signed[0] += sums[0][usize::from(byte & 15)];
-            signed[1] += sums[1][usize::from(byte >> 4)];
-        }
-        let edge = self.edge_unit * f32::from(bytes[BITS / 8]);
-        let relative = f32::from(bytes[BITS / 8 + 1].max(1)) / 128.0;
-        let product = edge * (signed[0] + signed[1]) / (self.expected * relative);
-        let spread = self.from_base * edge / (BITS as f32).sqrt();
-        let squared = self.base_squared + edge * edge - 2.0 * (product + CAUTION * spread);
+        let [signs @ .., length, relative] = &sketch.0;
+        let signed = 2.0 * self.kernels.sum_where(&self.from_base[..], signs) - self.sum;
+        let edge = self.edge_unit * f32::from(*length);
+        let product = signed * self.per_product / f32::from((*relative).max(1));
+        let squared = self.base_squared + edge * (edge - product - self.per_spread);
         let estimate = squared * self.factor;
         if estimate.is_finite() { estimate } else { f32::MIN }
     }
@@ -139,9 +139,7 @@ mod tests {
                 let center = point(1.0, &vec![0.2; 200]);
                 let query = Query::new(&params, &point(0.5, &center));
                 let base = Code::new(&params, &point(0.7, &center));
-                let distance = |code: &Code| {
-                    query.score_code(&code.codes, code.scale, code.norm, code.error).distance
-                };
+                let distance = |code: &Code| query.distance(&code.codes, code.scale);
                 let mut estimator = Estimator::default();
                 estimator.prepare(&query, base.as_ref(), distance(&base));
                 for i in 0..50 {

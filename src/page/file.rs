@@ -71,7 +71,7 @@ impl FileStore {
                 let (blkno, expected) = (blkno as BlockNumber, "a whole page");
                 return Err(PageError::Corrupt { blkno, offno: 0, expected, got });
             }
-            memory.push(page.content);
+            memory.push(*page.content);
         }
         files.dirty = logged;
         let store = Self { memory, files: Mutex::new(files), gate: RwLock::new(()) };

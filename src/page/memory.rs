@@ -12,7 +12,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-type Content = Box<[u8; PAGE_CONTENT]>;
+/// In one piece with its lock and its count of references: one place in memory to go to.
+type Content = [u8; PAGE_CONTENT];
 type SharedPage = Arc<RwLock<Content>>;
 
 /// Pages in memory; usable from many threads at once.
@@ -64,7 +65,7 @@ impl MemoryStore {
     /// Copies every page; the copy shares nothing with the original.
     pub fn snapshot(&self) -> Self {
         let pages = self.pages.read();
-        let copies = pages.iter().map(|page| Arc::new(RwLock::new(page.read().clone())));
+        let copies = pages.iter().map(|page| Arc::new(RwLock::new(*page.read())));
         Self { pages: RwLock::new(copies.collect()), ..Self::default() }
     }
 
@@ -82,7 +83,7 @@ impl MemoryStore {
     }
 
     /// Appends a page read from elsewhere.
-    pub(super) fn push(&self, content: Content) {
+    pub(super) fn push(&self, content: [u8; PAGE_CONTENT]) {
         self.pages.write().push(Arc::new(RwLock::new(content)));
     }
 
@@ -155,6 +156,10 @@ impl PagePin for MemoryPin {
     fn lock_shared(&self) -> MemoryGuard<'_> {
         MemoryGuard(self.0.read())
     }
+
+    fn address(&self) -> *const u8 {
+        self.0.data_ptr().cast()
+    }
 }
 
 /// A page of a [`MemoryStore`] under its shared lock.
@@ -177,7 +182,7 @@ pub struct MemoryTxn<'s> {
 
 struct TxnPage {
     blkno: BlockNumber,
-    copy: Content,
+    copy: Box<Content>,
     locked: ArcRwLockWriteGuard<RawRwLock, Content>,
 }
 
@@ -190,7 +195,7 @@ impl MemoryTxn<'_> {
     fn add(&mut self, blkno: BlockNumber, page: &SharedPage) -> &mut [u8] {
         assert!(self.pages.len() < MAX_TXN_PAGES, "a transaction covers {MAX_TXN_PAGES} pages");
         let locked = page.write_arc();
-        self.pages.push(TxnPage { blkno, copy: locked.clone(), locked });
+        self.pages.push(TxnPage { blkno, copy: Box::new(*locked), locked });
         let last = self.pages.len() - 1;
         &mut self.pages[last].copy[..]
     }
@@ -206,7 +211,7 @@ impl PageTxn for MemoryTxn<'_> {
     }
 
     fn extend(&mut self) -> Result<BlockNumber, PageError> {
-        let page: SharedPage = Arc::new(RwLock::new(Box::new([0; PAGE_CONTENT])));
+        let page: SharedPage = Arc::new(RwLock::new([0; PAGE_CONTENT]));
         let mut pages = self.store.pages.write();
         let blkno = BlockNumber::try_from(pages.len())
             .map_err(|_| PageError::Io(std::io::ErrorKind::FileTooLarge.into()))?;
@@ -218,7 +223,7 @@ impl PageTxn for MemoryTxn<'_> {
 
     fn commit(self) -> Result<(), PageError> {
         for TxnPage { copy, mut locked, .. } in self.pages {
-            *locked = copy;
+            locked.copy_from_slice(&copy[..]);
         }
         Ok(())
     }

@@ -175,6 +175,12 @@ pub trait PagePin {
 
     /// Locks the content for reading; [`PAGE_CONTENT`] bytes.
     fn lock_shared(&self) -> Self::Guard<'_>;
+
+    /// Where the content lies, for prefetching it: without a lock nothing may be read there. Null
+    /// where the store does not tell.
+    fn address(&self) -> *const u8 {
+        std::ptr::null()
+    }
 }
 
 /// An atomic change of up to [`MAX_TXN_PAGES`] pages.

@@ -24,7 +24,7 @@ mod quantize;
 pub use invalid::{InvalidVector, check, check_dims};
 pub use kernels::Kernels;
 pub use metric::{Metric, UnknownMetric};
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_at};
 pub use quantize::{I8Params, QuantizedI8, quantize_i8};
 
 /// Most dimensions a vector has: 64,000 bytes of floats.

@@ -121,6 +121,15 @@ fn add(a: V, b: V) -> V {
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
+fn add_where(a: V, x: V, bits: u64) -> V {
+    let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), lane);
+    let mask = _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane));
+    _mm256_add_ps(a, _mm256_and_ps(x, mask))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
 fn sub(a: V, b: V) -> V {
     _mm256_sub_ps(a, b)
 }

@@ -139,6 +139,12 @@ fn add(a: V, b: V) -> V {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
+fn add_where(a: V, x: V, bits: u64) -> V {
+    _mm512_mask_add_ps(a, bits as u16, a, x)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn sub(a: V, b: V) -> V {
     _mm512_sub_ps(a, b)
 }

@@ -3,9 +3,22 @@
 /// Defines the floating-point kernels from the primitives in scope: the type `V` of `LANES` floats,
 /// `zero`, `splat`, `load`, `load_tail` (fewer than `LANES` floats, padded with zeros), `load_i8` and
 /// `load_i8_tail` (codes made floats), `add`, `sub`, `abs`, `fmadd(a, b, c)` = a b + c, `sub_scaled(x, s, c)` = x − s c rounded once, as it
-/// is often far smaller than its operands, and `sum`.
+/// is often far smaller than its operands, `add_where(a, x, bits)`, which adds the lanes whose bit is set, and
+/// `sum`.
 macro_rules! float_kernels {
     ($(#[$feature:meta])*) => {
+        $(#[$feature])*
+        fn sum_where(x: &[f32], bits: &[u8]) -> f32 {
+            let mut sums = [zero(); 4];
+            for (x, bits) in x.as_chunks::<64>().0.iter().zip(bits.as_chunks::<8>().0) {
+                let bits = u64::from_le_bytes(*bits);
+                for (i, x) in x.as_chunks::<LANES>().0.iter().enumerate() {
+                    sums[i % 4] = add_where(sums[i % 4], load(x), bits >> (i * LANES));
+                }
+            }
+            sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])))
+        }
+
         $(#[$feature])*
         fn l2_squared(a: &[f32], b: &[f32]) -> f32 {
             fold_pair!(a, load, load_tail, b, load, load_tail, |acc, x, y| {
@@ -138,6 +151,7 @@ macro_rules! kernel_table {
             l2_squared_f32_i8,
             l1_f32_i8,
             l1_scaled_i8,
+            sum_where,
         }
     };
 }

@@ -66,6 +66,7 @@ pub struct Kernels {
     l2_squared_f32_i8: unsafe fn(&[f32], &[i8], f32) -> f32,
     l1_f32_i8: unsafe fn(&[f32], &[i8], f32) -> f32,
     l1_scaled_i8: unsafe fn(&[i8], f32, &[i8], f32) -> f32,
+    sum_where: unsafe fn(&[f32], &[u8]) -> f32,
 }
 
 impl Kernels {
@@ -191,6 +192,14 @@ impl Kernels {
         assert_eq!(a.len(), b.len(), "vectors of one length");
         // SAFETY: `available` gave out this table because the CPU has its instructions.
         unsafe { (self.l1_scaled_i8)(a, scale_a, b, scale_b) }
+    }
+
+    /// Σ xᵢ over the i whose bit is set, the lowest bit of a byte first; a multiple of 64 of them.
+    #[inline]
+    pub fn sum_where(&self, x: &[f32], bits: &[u8]) -> f32 {
+        assert!(x.len() == 8 * bits.len() && x.len().is_multiple_of(64), "a bit for each number");
+        // SAFETY: `available` gave out this table because the CPU has its instructions.
+        unsafe { (self.sum_where)(x, bits) }
     }
 }
 

@@ -67,6 +67,15 @@ fn add(a: V, b: V) -> V {
 
 #[inline]
 #[target_feature(enable = "neon")]
+fn add_where(a: V, x: V, bits: u64) -> V {
+    let lane =
+        vsetq_lane_u32::<3>(8, vsetq_lane_u32::<2>(4, vsetq_lane_u32::<1>(2, vdupq_n_u32(1))));
+    let mask = vtstq_u32(vdupq_n_u32(bits as u32), lane);
+    vaddq_f32(a, vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), mask)))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
 fn sub(a: V, b: V) -> V {
     vsubq_f32(a, b)
 }

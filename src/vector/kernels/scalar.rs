@@ -42,6 +42,11 @@ fn add(a: V, b: V) -> V {
 }
 
 #[inline]
+fn add_where(a: V, x: V, bits: u64) -> V {
+    std::array::from_fn(|i| a[i] + if bits >> i & 1 == 1 { x[i] } else { 0.0 })
+}
+
+#[inline]
 fn sub(a: V, b: V) -> V {
     std::array::from_fn(|i| a[i] - b[i])
 }

@@ -64,6 +64,12 @@ fn check_pair(kernels: &Kernels, a: &[f32], b: &[f32], codes: [&[i8]; 2], scales
     let mixed = kernels.l1_f32_i8(a, codes[1], scales[1]);
     check(isa, "l1_f32_i8", mixed, terms(&x, &d, absolute));
 
+    let whole = a.len() / 64 * 64;
+    let bits: Vec<u8> = codes[0][..whole / 8].iter().map(|&c| c as u8).collect();
+    let set = |&(i, _): &(usize, &f64)| bits[i / 8] >> (i % 8) & 1 == 1;
+    let chosen = x[..whole].iter().enumerate().filter(set).map(|(_, &x)| x).collect::<Vec<_>>();
+    check(isa, "sum_where", kernels.sum_where(&a[..whole], &bits), chosen.into_iter());
+
     // Both sides are rounded before the difference is taken: the error is relative to their size.
     let got = kernels.l1_scaled_i8(codes[0], scales[0], codes[1], scales[1]);
     let bound = TOLERANCE * terms(&c, &d, |x, y| x.abs() + y.abs()).sum::<f64>();
