@@ -111,6 +111,10 @@ bench-vector: ## the distance kernels of every instruction set here
 bench-index: pg-trees ## HNSW beside pgvector in one server: recall, queries/s, build, inserts, vacuum
 	@cargo bench --locked -p distilface-tests --bench index
 
+.PHONY: bench-filters
+bench-filters: pg-trees ## filter columns beside pgvector's iterative scan, by share of rows that match
+	@cargo bench --locked -p distilface-tests --bench filters
+
 .PHONY: bench-graph
 bench-graph: model ## the graph alone, in memory: recall, page accesses and time of each layout
 	@cargo bench --locked -p distilface-core --bench hnsw

@@ -1,5 +1,5 @@
 -- Operator classes of distilface_hnsw over embedding. Strategy 1 is the operator to order by; strategy
--- 2 the same with rows that have no distance in front. Support function 1 tells the access method what
+-- 2 the same with rows that have no distance in front; 3 to 7 are <, <=, =, >= and > of filter columns. Support function 1 tells the access method what
 -- it indexes: the low byte of its result is the metric (1 L2, 2 inner product, 3 cosine, 4 L1), the
 -- next byte what the column's values are (0 vectors of single precision, as embedding and pgvector's
 -- vector; 1 of half precision, as pgvector's halfvec; 2 text).
@@ -77,4 +77,41 @@ CREATE OPERATOR CLASS text_semantic_ops
 	DEFAULT FOR TYPE text USING distilface_hnsw AS
 	OPERATOR 1 <=> (text, text) FOR ORDER BY float_ops,
 	OPERATOR 2 <?=> (text, text) FOR ORDER BY float_ops,
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >,
 	FUNCTION 1 text_semantic_column(internal);
+
+-- Columns to filter by, after the first one: USING distilface_hnsw (e, tenant_id, created). Text is
+-- among them by the class above, since a type has one default class. They need no support function.
+CREATE OPERATOR FAMILY integer_filter_ops USING distilface_hnsw;
+CREATE OPERATOR CLASS int2_filter_ops
+	DEFAULT FOR TYPE smallint USING distilface_hnsw FAMILY integer_filter_ops AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+CREATE OPERATOR CLASS int4_filter_ops
+	DEFAULT FOR TYPE integer USING distilface_hnsw FAMILY integer_filter_ops AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+CREATE OPERATOR CLASS int8_filter_ops
+	DEFAULT FOR TYPE bigint USING distilface_hnsw FAMILY integer_filter_ops AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+-- A plain number in a query is an integer, whatever the column is.
+ALTER OPERATOR FAMILY integer_filter_ops USING distilface_hnsw ADD
+	OPERATOR 3 < (smallint, integer), OPERATOR 4 <= (smallint, integer), OPERATOR 5 = (smallint, integer), OPERATOR 6 >= (smallint, integer), OPERATOR 7 > (smallint, integer),
+	OPERATOR 3 < (smallint, bigint), OPERATOR 4 <= (smallint, bigint), OPERATOR 5 = (smallint, bigint), OPERATOR 6 >= (smallint, bigint), OPERATOR 7 > (smallint, bigint),
+	OPERATOR 3 < (integer, smallint), OPERATOR 4 <= (integer, smallint), OPERATOR 5 = (integer, smallint), OPERATOR 6 >= (integer, smallint), OPERATOR 7 > (integer, smallint),
+	OPERATOR 3 < (integer, bigint), OPERATOR 4 <= (integer, bigint), OPERATOR 5 = (integer, bigint), OPERATOR 6 >= (integer, bigint), OPERATOR 7 > (integer, bigint),
+	OPERATOR 3 < (bigint, smallint), OPERATOR 4 <= (bigint, smallint), OPERATOR 5 = (bigint, smallint), OPERATOR 6 >= (bigint, smallint), OPERATOR 7 > (bigint, smallint),
+	OPERATOR 3 < (bigint, integer), OPERATOR 4 <= (bigint, integer), OPERATOR 5 = (bigint, integer), OPERATOR 6 >= (bigint, integer), OPERATOR 7 > (bigint, integer);
+CREATE OPERATOR CLASS bool_filter_ops
+	DEFAULT FOR TYPE boolean USING distilface_hnsw AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+CREATE OPERATOR CLASS uuid_filter_ops
+	DEFAULT FOR TYPE uuid USING distilface_hnsw AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+CREATE OPERATOR CLASS date_filter_ops
+	DEFAULT FOR TYPE date USING distilface_hnsw AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+CREATE OPERATOR CLASS timestamp_filter_ops
+	DEFAULT FOR TYPE timestamp USING distilface_hnsw AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+CREATE OPERATOR CLASS timestamptz_filter_ops
+	DEFAULT FOR TYPE timestamptz USING distilface_hnsw AS
+	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;

@@ -17,6 +17,7 @@ pub mod hash;
 pub mod index_am;
 pub mod interrupts;
 pub mod invalidation;
+pub mod list;
 pub mod mapped;
 pub mod numbers;
 pub mod owner;

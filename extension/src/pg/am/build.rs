@@ -2,6 +2,7 @@
 //! backend scans the heap, then written to pages at once. A graph that outgrows
 //! `maintenance_work_mem` is written out early, and the rest of the heap goes in by page inserts.
 
+use super::filter::FilterColumns;
 use super::index::IndexRelation;
 use super::raise;
 use super::vectors::{Source, TextDatum};
@@ -63,11 +64,12 @@ enum Phase {
 struct Build {
     index: IndexRelation,
     source: Source,
+    filters: FilterColumns,
     store: SharedBuffers,
     phase: Phase,
     indexed: u64,
     /// Rows whose texts are embedded together.
-    waiting: Vec<(HeapTid, String)>,
+    waiting: Vec<(HeapTid, String, Vec<u8>)>,
     waiting_bytes: usize,
     /// Rows without a vector that came before the first vector.
     early: Vec<HeapTid>,
@@ -85,6 +87,7 @@ pub unsafe extern "C-unwind" fn ambuild(
     let mut build = Build {
         index,
         source: Source::for_build(index),
+        filters: FilterColumns::of(index),
         store: index.store(Logging::Deferred),
         phase: Phase::Start,
         indexed: 0,
@@ -149,24 +152,27 @@ unsafe extern "C-unwind" fn build_callback(
     state: *mut std::ffi::c_void,
 ) {
     // SAFETY: `state` is the `Build` that `ambuild` passed, borrowed by nobody else during the
-    // scan; the arrays have one entry, as the index has one column; the tid is valid.
-    let (build, is_null, value, tid) =
-        unsafe { (&mut *state.cast::<Build>(), *is_null, *values, heap_tid(*tid)) };
+    // scan; the arrays have an entry for each column of the index; the tid is valid.
+    let (build, attrs, is_null, value, tid) = unsafe {
+        let build = &mut *state.cast::<Build>();
+        let attrs = build.filters.encode(values, is_null);
+        (build, attrs, *is_null, *values, heap_tid(*tid))
+    };
     if is_null {
-        build.add(None, tid);
+        build.add(None, &attrs, tid);
         return;
     }
     match build.source {
         // SAFETY: the value is of the column's type.
         Source::Vectors(_) => unsafe {
-            build.source.with_passage(value, |vector| build.add(vector, tid));
+            build.source.with_passage(value, |vector| build.add(vector, &attrs, tid));
         },
         Source::Text(_, model) => {
             // SAFETY: the value is of the column's type.
             let text = unsafe { TextDatum::new(value) };
             let text = text.to_utf8().into_owned();
             build.waiting_bytes += text.len();
-            build.waiting.push((tid, text));
+            build.waiting.push((tid, text, attrs));
             if build.waiting.len() >= MAX_WAITING || build.waiting_bytes >= MAX_WAITING_BYTES {
                 build.embed_waiting(model);
             }
@@ -180,16 +186,16 @@ impl Build {
     fn embed_waiting(&mut self, model: ModelId) {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        let texts: Vec<&str> = waiting.iter().map(|(_, text)| text.as_str()).collect();
+        let texts: Vec<&str> = waiting.iter().map(|(_, text, _)| text.as_str()).collect();
         let embedded = session::embed_batch(model, InputKind::Passage, &texts, Strictness::Pinned);
-        for ((tid, _), vector) in waiting.iter().zip(embedded.vectors()) {
-            self.add(vector, *tid);
+        for ((tid, _, attrs), vector) in waiting.iter().zip(embedded.vectors()) {
+            self.add(vector, attrs, *tid);
         }
         progress(PROGRESS_TUPLES_DONE, self.indexed as i64);
     }
 
     /// Puts a row's vector into the graph, or the row alone where it has none.
-    fn add(&mut self, vector: Option<&[f32]>, tid: HeapTid) {
+    fn add(&mut self, vector: Option<&[f32]>, attrs: &[u8], tid: HeapTid) {
         self.indexed += 1;
         let index = self.index;
         if let Phase::Start = self.phase {
@@ -199,13 +205,13 @@ impl Build {
             };
             self.phase = Phase::Memory(Box::new(new_builder(index, vector.len())));
             for tid in std::mem::take(&mut self.early) {
-                self.add(None, tid);
+                self.add(None, &[], tid);
                 self.indexed -= 1;
             }
         }
         if let Phase::Memory(builder) = &mut self.phase {
             let added = match vector {
-                Some(vector) => builder.add(vector, tid),
+                Some(vector) => builder.add_with_attributes(vector, attrs, tid),
                 None => Ok(builder.add_unplaced(tid)),
             };
             match added.unwrap_or_else(|error| raise(&index, error)) {
@@ -224,7 +230,9 @@ impl Build {
             progress(PROGRESS_SUBPHASE, PHASE_INSERT);
         }
         match vector {
-            Some(vector) => hnsw::insert(&self.store, vector, tid).map(|_| ()),
+            Some(vector) => {
+                hnsw::insert_with_attributes(&self.store, vector, attrs, tid).map(|_| ())
+            }
             None => hnsw::insert_unplaced(&self.store, tid),
         }
         .unwrap_or_else(|error| raise(&index, error));

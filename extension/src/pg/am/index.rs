@@ -1,6 +1,7 @@
 //! What an open index relation tells about itself.
 
 use super::COLUMN_PROC;
+use super::filter::FilterColumns;
 use super::options::Options;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::index_am::{is_access_method, relation_name};
@@ -48,7 +49,20 @@ impl IndexRelation {
     }
 
     /// What the first column's operator class says of it.
+    ///
+    /// # Errors
+    /// Raises 0A000 where it is one of a filter column.
     pub fn column(self) -> Column {
+        // SAFETY: the relation is open; an index has at least one column.
+        let proc = unsafe { pg_sys::index_getprocid(self.0, 1, COLUMN_PROC) };
+        if proc == pg_sys::InvalidOid {
+            Report::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "first column of a distilface_hnsw index must be a vector or text",
+            )
+            .hint("Columns to filter by follow it: USING distilface_hnsw (embedding, tenant_id).")
+            .raise()
+        }
         // SAFETY: the operator class has the support function (CREATE OPERATOR CLASS and the
         // opclasses of this extension see to it); it takes one ignored argument.
         let code = unsafe {
@@ -68,12 +82,14 @@ impl IndexRelation {
     /// The parameters of a graph over vectors of `dims` dimensions.
     pub fn params(self, dims: usize) -> HnswParams {
         let options = self.options();
+        let attr_len = u16::try_from(FilterColumns::of(self).len()).unwrap_or(u16::MAX);
         HnswParams::parse(
             dims,
             self.column().metric,
             options.m.into(),
             options.ef_construction.into(),
         )
+        .and_then(|params| params.with_attr_len(attr_len))
         .unwrap_or_else(|error| super::raise(&self, error.into()))
     }
 

@@ -1,5 +1,6 @@
 //! A row's vector into a live index.
 
+use super::filter::FilterColumns;
 use super::index::IndexRelation;
 use super::raise;
 use super::vectors::Source;
@@ -23,9 +24,13 @@ pub unsafe extern "C-unwind" fn aminsert(
     _index_unchanged: bool,
     _index_info: *mut pg_sys::IndexInfo,
 ) -> bool {
-    // SAFETY: PostgreSQL's own arguments: an open index of one column, its value and a valid tid.
-    let (index, value, tid) =
-        unsafe { (IndexRelation::new(index), (!*is_null).then(|| *values), heap_tid(*tid)) };
+    // SAFETY: PostgreSQL's own arguments: an open index, a value for each of its columns and a valid
+    // tid.
+    let (index, value, attrs, tid) = unsafe {
+        let index = IndexRelation::new(index);
+        let attrs = FilterColumns::of(index).encode(values, is_null);
+        (index, (!*is_null).then(|| *values), attrs, heap_tid(*tid))
+    };
     let store = index.store(Logging::Generic);
     let has_pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0;
     // Only a column of vectors has an index without pages.
@@ -34,7 +39,7 @@ pub unsafe extern "C-unwind" fn aminsert(
         match vector {
             Some(vector) => {
                 lay_first_page(index, &store, vector.len());
-                hnsw::insert(&store, vector, tid).map(|_| ())
+                hnsw::insert_with_attributes(&store, vector, &attrs, tid).map(|_| ())
             }
             None if has_pages => hnsw::insert_unplaced(&store, tid),
             // There is no page yet, nor a vector to tell what its pages must hold.

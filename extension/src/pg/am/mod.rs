@@ -1,9 +1,10 @@
 //! The access method `distilface_hnsw`: PostgreSQL's callbacks over `distilface_core::hnsw`.
 //!
 //! One file per phase: [`build`], [`insert`], [`scan`], [`vacuum`], [`cost`], [`options`]; and
-//! [`index`], what an open index relation tells about itself; [`vectors`], how its column's values
-//! become vectors. The graph, its pages and its lock
-//! order are the core crate's (`src/hnsw/README.md`); here is only what PostgreSQL asks.
+//! [`index`], what an open index relation tells about itself; [`vectors`], how its first column's values
+//! become vectors; [`filter`], how the others become keys and `WHERE` a set of keys. The graph, its
+//! pages and its lock order are the core crate's (`src/hnsw/README.md`); here is only what PostgreSQL
+//! asks.
 //!
 //! The order of an index scan is exact. The core emits, for each entry, a lower bound of its
 //! distance in ascending order; the executor computes the true distance from the heap and reorders
@@ -11,6 +12,7 @@
 
 mod build;
 mod cost;
+mod filter;
 mod index;
 mod insert;
 pub mod inspect;
@@ -41,6 +43,9 @@ fn distilface_hnsw_handler(_fcinfo: pg_sys::FunctionCallInfo) -> Internal {
     am.amstrategies = 0;
     am.amsupport = COLUMN_PROC;
     am.amcanorderbyop = true;
+    am.amcanmulticol = true;
+    am.amsearcharray = true;
+    am.amsearchnulls = true;
     // No clause on the first column is needed: ORDER BY alone makes a scan.
     am.amoptionalkey = true;
     am.amusemaintenanceworkmem = true;

@@ -3,6 +3,7 @@
 //! A scan holds neither pins nor locks between two rows, so an open cursor keeps nobody waiting and
 //! an error leaves nothing behind.
 
+use super::filter::{Decides, FilterColumns};
 use super::index::IndexRelation;
 use super::raise;
 use super::similarity::UNDEFINED_FIRST;
@@ -26,6 +27,8 @@ struct State {
     claim: Claim,
     /// What it is told of a row that has no distance; `None` is NULL.
     unplaced: Option<f64>,
+    /// Who decides whether a row meets the scan's clauses.
+    decides: Decides,
     phase: Phase,
 }
 
@@ -72,6 +75,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             store: Box::into_raw(Box::new(store)),
             claim: Claim::LowerBound,
             unplaced: None,
+            decides: Decides::Index,
             phase: Phase::NotStarted,
         };
         begin_scan(index, nkeys, norderbys, state)
@@ -123,7 +127,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
     // SAFETY: the scan has one ORDER BY key, for which `ambeginscan` made room.
     unsafe {
         (*scan).xs_heaptid = item_pointer(hit.heap_tid);
-        (*scan).xs_recheck = false;
+        // Rows without a vector have no filter columns in the index.
+        (*scan).xs_recheck = state.decides == Decides::Executor
+            || hit.turn == Turn::Unplaced && (*scan).numberOfKeys > 0;
         (*scan).xs_recheckorderby = matches!(state.claim, Claim::LowerBound | Claim::Nan);
         let bound = match state.claim {
             _ if hit.turn == Turn::Unplaced => state.unplaced,
@@ -212,9 +218,19 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut S
         },
         max_scan_tuples: u64::try_from(guc::MAX_SCAN_TUPLES.get()).unwrap_or(0),
     };
+    // SAFETY: the scan has `numberOfKeys` keys, which `amrescan` kept.
+    let wanted = unsafe {
+        let (keys, count) = ((*scan).keyData, (*scan).numberOfKeys as usize);
+        let keys = if count == 0 { &[] } else { std::slice::from_raw_parts(keys, count) };
+        FilterColumns::of(index).wanted(keys)
+    };
+    state.decides = wanted.decides;
     state.claim = claim;
-    state.scan =
-        Some(Scan::open(store, &query, options).unwrap_or_else(|error| raise(&index, error)));
+    let opened = match wanted.filter {
+        Some(filter) => Scan::open_filtered(store, &query, options, filter),
+        None => Scan::open(store, &query, options),
+    };
+    state.scan = Some(opened.unwrap_or_else(|error| raise(&index, error)));
 }
 
 /// A query that no row is nearer to than the claim says, for queries without a place.

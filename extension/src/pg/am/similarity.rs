@@ -14,6 +14,7 @@ use super::vectors::Source;
 use crate::model::registry;
 use crate::pg::buffers::Logging;
 use crate::pg::index_am::is_access_method;
+use crate::pg::list::elements;
 use distilface_core::page::PageStore;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -268,14 +269,4 @@ unsafe fn same_model(index: pg_sys::Oid) -> bool {
 unsafe fn list_of(element: *mut std::ffi::c_void) -> *mut pg_sys::List {
     // SAFETY: makes a list of one pointer.
     unsafe { pg_sys::lappend(std::ptr::null_mut(), element) }
-}
-
-/// A PostgreSQL list's pointers.
-unsafe fn elements<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
-    // SAFETY: null, or a list of pointers to `T` that stays unchanged while it is read.
-    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
-    (0..length).map(move |at| {
-        // SAFETY: as above, and `at` is below the length.
-        unsafe { pg_sys::list_nth(list, at).cast::<T>() }
-    })
 }

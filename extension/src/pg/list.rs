@@ -1,0 +1,16 @@
+//! PostgreSQL's lists.
+
+use pgrx::pg_sys;
+
+/// A list's pointers.
+///
+/// # Safety
+/// `list` is null or a list of pointers to `T`, which stays unchanged while it is read.
+pub unsafe fn elements<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: the caller's promise.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    (0..length).map(move |at| {
+        // SAFETY: the caller's promise, and `at` is below the length.
+        unsafe { pg_sys::list_nth(list, at).cast::<T>() }
+    })
+}
