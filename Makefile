@@ -115,6 +115,11 @@ bench-index: pg-trees ## HNSW beside pgvector in one server: recall, queries/s, 
 bench-filters: pg-trees ## filter columns beside pgvector's iterative scan, by share of rows that match
 	@cargo bench --locked -p distilface-tests --bench filters
 
+.PHONY: bench-search
+bench-search: export DISTILFACE_PG_VERSIONS := 15
+bench-search: pg-trees ## BM25 and hybrid search beside GIN and tantivy, quality on SciFact (DISTILFACE_BENCH_ROWS=…)
+	@cargo bench --locked -p distilface-tests --features tantivy-peer --bench search
+
 .PHONY: bench-graph
 bench-graph: model ## the graph alone, in memory: recall, page accesses and time of each layout
 	@cargo bench --locked -p distilface-core --bench hnsw

@@ -39,6 +39,14 @@ CREATE FUNCTION distilface_bm25_distance(text, bm25query) RETURNS double precisi
 	AS 'MODULE_PATHNAME', 'distilface_bm25_distance_bound_wrapper'
 	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10000 SUPPORT distilface_bm25_support;
 
+-- What the planner makes of the operators where a query may look into several columns.
+CREATE FUNCTION distilface_bm25_match_row(text, bm25query, text[]) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'distilface_bm25_match_row_wrapper'
+	LANGUAGE C STABLE PARALLEL SAFE COST 20000 SUPPORT distilface_bm25_support;
+CREATE FUNCTION distilface_bm25_distance_row(text, bm25query, text[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'distilface_bm25_distance_row_wrapper'
+	LANGUAGE C STABLE PARALLEL SAFE COST 20000;
+
 CREATE OPERATOR @@@ (
 	LEFTARG = text, RIGHTARG = text, FUNCTION = distilface_bm25_match,
 	RESTRICT = contsel, JOIN = contjoinsel
@@ -79,10 +87,10 @@ CREATE FUNCTION distilface_highlight(text, query text, config text DEFAULT 'simp
 COMMENT ON FUNCTION distilface_highlight(text, text, text, text, text, integer, text)
 	IS 'marks the words of a text that match a full text query';
 
-CREATE FUNCTION distilface_query(text) RETURNS text
+CREATE FUNCTION distilface_query(text, columns text[] DEFAULT '{}') RETURNS text
 	AS 'MODULE_PATHNAME', 'distilface_query_wrapper'
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION distilface_query(text) IS 'a full text query of whatever a user typed';
+COMMENT ON FUNCTION distilface_query(text, text[]) IS 'a full text query of whatever a user typed';
 
 CREATE FUNCTION distilface_bm25_merge(index regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'distilface_bm25_merge_wrapper'

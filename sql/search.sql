@@ -89,6 +89,14 @@ AS $$
 	ORDER BY i.indexrelid LIMIT 1
 $$;
 
+-- A column's name as the query language writes it: what is no letter, digit or underscore escaped.
+CREATE FUNCTION distilface.search_name(name text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT regexp_replace(name, '(\W)', '\\\1', 'g')
+$$;
+
 CREATE FUNCTION distilface_search_sql("table" regclass, query text, k integer DEFAULT 10,
 	mode text DEFAULT 'hybrid', columns text[] DEFAULT NULL, filter jsonb DEFAULT NULL,
 	weights real[] DEFAULT '{1,1}', rrf_k integer DEFAULT 60, candidates integer DEFAULT 200,
@@ -110,6 +118,7 @@ DECLARE
 	kept integer;
 	lexical_columns text[];
 	words text;
+	asked text;
 	config text;
 	semantic_leg text;
 	lexical_leg text;
@@ -173,18 +182,20 @@ BEGIN
 			kept);
 	END IF;
 	IF mode <> 'semantic' AND lexical_index IS NOT NULL THEN
-		EXECUTE format('SELECT %s.distilface_query($1)', own) INTO words USING query;
+		EXECUTE format('SELECT %s.distilface_query($1, $2)', own) INTO words USING query, lexical_keys;
 		lexical_columns := ARRAY(SELECT c FROM unnest(lexical_keys) c
 			WHERE columns IS NULL OR c = ANY (columns));
-		-- A column's best rows each; a row that several columns bring counts with the sum.
-		lexical_leg := (SELECT string_agg(format(
-				'(SELECT t.tableoid, t.ctid, -(t.%1$I OPERATOR(%2$s.<@>) %3$L::text) AS score FROM %4$s t WHERE %5$s ORDER BY t.%1$I OPERATOR(%2$s.<@>) %3$L::text LIMIT %6$s)',
-				c, own, words, "table",
-				concat_ws(' AND ', format('t.%I OPERATOR(%s.@@@) %L::text', c, own, words), condition),
-				kept), ' UNION ALL ')
-			FROM unnest(lexical_columns) c);
-		lexical_leg := format('SELECT tableoid, ctid, sum(score) AS score FROM (%s) found GROUP BY tableoid, ctid ORDER BY score DESC, tableoid, ctid LIMIT %s',
-			lexical_leg, kept);
+		asked := CASE
+			WHEN words ~ '^\s*$' OR cardinality(lexical_columns) = 1 THEN words
+			ELSE (SELECT string_agg(format('%s:(%s)', distilface.search_name(c), words), ' ')
+				FROM unnest(lexical_columns) c)
+		END;
+		lexical_leg := format(
+			'SELECT t.tableoid, t.ctid, -(t.%1$I OPERATOR(%2$s.<@>) %3$L::text) AS score FROM %4$s t WHERE %5$s ORDER BY t.%1$I OPERATOR(%2$s.<@>) %3$L::text LIMIT %6$s',
+			lexical_columns[1], own, asked, "table",
+			concat_ws(' AND ', format('t.%I OPERATOR(%s.@@@) %L::text', lexical_columns[1], own, asked),
+				condition),
+			kept);
 		EXECUTE format('SELECT i.text_configs[array_position(i.columns, $2)] FROM %s.distilface_bm25_info(coalesce((SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf LIMIT 1), $1)) i', own)
 			INTO config USING lexical_index, lexical_columns[1];
 		snippet := format('%s.distilface_highlight(t.%I, %L, %L, max_chars => 200)', own,

@@ -35,4 +35,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::invalidation::install();
     pg::statement::install();
     pg::am::similarity::install();
+    pg::bm25::order::install();
 }

@@ -24,7 +24,7 @@ fn params() -> Bm25Params {
 
 fuzz_target!(|text: &str| {
     let scope = Scope { names: &["body"], defaults: &[0] };
-    for query in Query::parse(text).into_iter().chain([Query::lenient(text)]) {
+    for query in Query::parse(text).into_iter().chain([Query::lenient(text, &["body"])]) {
         if let Ok(hits) = VIEW.search(&query, scope, 3) {
             assert!(hits.len() <= 3);
         }

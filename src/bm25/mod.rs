@@ -29,6 +29,7 @@ mod pending;
 pub mod query;
 mod search;
 mod segment;
+mod statistics;
 mod view;
 mod weight;
 
@@ -48,5 +49,6 @@ pub use maintain::{
 pub use params::{Bm25Params, Column, DEFAULT_B, DEFAULT_K1, MAX_COLUMNS, ParamsError};
 pub use pending::MAX_ROW_BYTES;
 pub use query::{Query, QueryError};
-pub use search::{FIRST_BATCH, Hit, Prepared, RankedScan, Scope, TextScorer};
+pub use search::{FIRST_BATCH, Hit, Prepared, RankedScan, Scope, TextScorer, Unranked};
+pub use statistics::Together;
 pub use view::{DEFAULT_CACHE_BYTES, View};

@@ -3,7 +3,7 @@
 //!
 //! Rows come in batches. The first batch holds the [`FIRST_BATCH`] best rows, found by tantivy's
 //! block-max WAND (Ding & Suel 2011), which skips what cannot get among them; when the batch is used
-//! up, the search runs again for twice as many and leaves out what it has returned. So `LIMIT 10`
+//! up, the search runs again for four times as many and leaves out what it has returned. So `LIMIT 10`
 //! costs ten rows, a filter that drops rows costs a few more rounds, and a scan without LIMIT ends
 //! with one exhaustive round.
 //!
@@ -18,15 +18,18 @@
 
 use super::engine::{SegmentBuilder, TINY_BUDGET};
 use super::error::Bm25Error;
-use super::query::{Compiled, Query, compile};
+use super::query::{Compiled, Leaf, Query, compile};
+use super::statistics::Together;
 use super::view::View;
 use super::weight::{Bm25Leaf, TermScorer};
 use crate::page::{HeapTid, PageError, PageStore};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use tantivy::query::{
-    BooleanQuery, ConstScoreQuery, EnableScoring, Occur, Query as TantivyQuery, Weight,
+    Bm25StatisticsProvider, BooleanQuery, ConstScoreQuery, EnableScoring, Occur,
+    Query as TantivyQuery, Weight,
 };
 use tantivy::{DocSet, Index, ReloadPolicy};
 
@@ -34,6 +37,10 @@ use tantivy::{DocSet, Index, ReloadPolicy};
 pub const FIRST_BATCH: usize = 32;
 /// From here on one round collects everything.
 const LAST_BATCH: usize = 1 << 15;
+/// How much larger each batch is than the one before.
+const GROWTH: usize = 4;
+/// Documents that [`RankedScan::unranked`] looks at in its first call, and at most.
+const UNRANKED_CHUNKS: Range<u32> = 256..1 << 16;
 /// Documents between two looks at the interrupt flag.
 const INTERRUPT_EVERY: u32 = 1 << 12;
 
@@ -84,36 +91,54 @@ impl Prepared {
         filters: &[(&Query, Scope<'_>)],
     ) -> Result<Self, Bm25Error> {
         let mut clauses: Vec<(Occur, Box<dyn TantivyQuery>)> = Vec::new();
-        let (mut leaves, mut columns) = (Vec::new(), Vec::new());
+        let (mut leaves, mut columns, mut all_columns) = (Vec::new(), Vec::new(), Vec::new());
         if let Some((query, scope)) = order {
             let compiled = compile(query, &view.params, scope.names, scope.defaults)?;
             if filters.is_empty() {
                 return Ok(Self { compiled });
             }
             (leaves, columns) = (compiled.leaves, compiled.columns);
+            all_columns = compiled.all_columns;
             clauses.push((Occur::Must, compiled.query));
         }
         for (query, scope) in filters {
             let compiled = compile(query, &view.params, scope.names, scope.defaults)?;
+            all_columns.extend(compiled.all_columns);
             clauses.push((Occur::Must, Box::new(ConstScoreQuery::new(compiled.query, 0.0))));
         }
         let query = Box::new(BooleanQuery::new(clauses));
-        Ok(Self { compiled: Compiled { query, leaves, columns, any_of: None } })
+        Ok(Self { compiled: Compiled { query, leaves, columns, all_columns, any_of: None } })
     }
 
-    /// Columns that the query's positive clauses look into.
-    pub fn columns(&self) -> &[usize] {
-        &self.compiled.columns
+    /// The terms whose frequencies scores depend on, with their columns.
+    pub(crate) fn terms(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.compiled.leaves.iter().flat_map(|leaf| match leaf {
+            Leaf::Term(column, text) => vec![(*column, &text[..])],
+            Leaf::Phrase(column, places, _) => {
+                places.iter().map(|(_, text)| (*column, &text[..])).collect()
+            }
+            Leaf::Prefix(..) | Leaf::Fuzzy(..) => Vec::new(),
+        })
     }
 
+    /// Columns that the query's clauses look into.
+    pub fn all_columns(&self) -> &[usize] {
+        &self.compiled.all_columns
+    }
+
+    /// What a term of the query weighs, by the statistics of the view or of several together.
     fn weight<S: PageStore + Send + Sync + 'static>(
         &self,
         view: &View<S>,
+        together: Option<&Together>,
     ) -> Result<Box<dyn Weight>, Bm25Error> {
-        self.compiled
-            .query
-            .weight(EnableScoring::enabled_from_searcher(&view.searcher))
-            .map_err(|error| view.explain(error))
+        let scoring = match together {
+            Some(together) => {
+                EnableScoring::enabled_from_statistics_provider(together, &view.searcher)
+            }
+            None => EnableScoring::enabled_from_searcher(&view.searcher),
+        };
+        self.compiled.query.weight(scoring).map_err(|error| view.explain(error))
     }
 }
 
@@ -144,7 +169,7 @@ impl PartialOrd for Candidate {
 pub struct RankedScan<S> {
     view: Arc<View<S>>,
     weight: Box<dyn Weight>,
-    columns: Vec<usize>,
+    slacks: Vec<f32>,
     batch: std::vec::IntoIter<Candidate>,
     returned: HashSet<(u32, u32)>,
     next_batch: usize,
@@ -154,7 +179,8 @@ pub struct RankedScan<S> {
 
 impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
     /// Starts a scan; nothing is searched before the first [`RankedScan::next`]. `first_batch` is
-    /// how many rows the caller expects to need.
+    /// how many rows the caller expects to need; `together` are the statistics where they are not
+    /// the view's own.
     ///
     /// # Errors
     /// [`Bm25Error::Page`] where statistics cannot be read.
@@ -162,12 +188,14 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
         view: Arc<View<S>>,
         prepared: &Prepared,
         first_batch: usize,
+        together: Option<&Together>,
     ) -> Result<Self, Bm25Error> {
-        let weight = prepared.weight(&view)?;
+        let weight = prepared.weight(&view, together)?;
+        let slacks = slacks(&view, &prepared.compiled.columns, together)?;
         Ok(Self {
             view,
             weight,
-            columns: prepared.compiled.columns.clone(),
+            slacks,
             batch: Vec::new().into_iter(),
             returned: HashSet::new(),
             next_batch: first_batch.max(1),
@@ -196,22 +224,27 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
             }
             let k = self.next_batch;
             let found = if k < LAST_BATCH { self.top(k)? } else { self.top(usize::MAX)? };
-            self.next_batch = if found.len() < k || k >= LAST_BATCH { 0 } else { k * 2 };
+            self.next_batch = if found.len() < k || k >= LAST_BATCH { 0 } else { k * GROWTH };
             self.batch = found.into_iter();
         }
     }
 
-    /// The rows that match no clause of the order and so come last, with a score of 0: those of
-    /// `filter`, or all, which the scan has not returned. Called after [`RankedScan::next`] gave
-    /// nothing.
+    /// Some of the rows that match no clause of the order and so come last, with a score of 0: those
+    /// of `filter`, or all, which the scan has not returned. Called after [`RankedScan::next`] gave
+    /// nothing, with a place that begins as the default and moves on; nothing after the last ones.
     ///
     /// # Errors
     /// As for [`RankedScan::next`].
-    pub fn unranked(&mut self, filter: Option<&Prepared>) -> Result<Vec<HeapTid>, Bm25Error> {
+    pub fn unranked(
+        &mut self,
+        filter: Option<&Prepared>,
+        at: &mut Unranked,
+    ) -> Result<Option<Vec<HeapTid>>, Bm25Error> {
         let view = &*self.view;
-        let mut rest = Vec::new();
-        for (segment, reader) in view.searcher.segment_readers().iter().enumerate() {
-            view.store.check_interrupts()?;
+        view.store.check_interrupts()?;
+        let readers = view.searcher.segment_readers();
+        while let Some(reader) = readers.get(at.segment) {
+            let segment = at.segment;
             let dead = view.dead(segment);
             let returned = &self.returned;
             let fresh = |doc: &u32| {
@@ -219,14 +252,27 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
                     && dead.is_none_or(|dead| !dead.contains(*doc))
             };
             let docs: Vec<u32> = match filter {
-                None => (0..reader.max_doc()).filter(fresh).collect(),
+                None => {
+                    let from = at.doc;
+                    at.chunk = (at.chunk * 4).clamp(UNRANKED_CHUNKS.start, UNRANKED_CHUNKS.end);
+                    at.doc = from.saturating_add(at.chunk).min(reader.max_doc());
+                    (from..at.doc).filter(fresh).collect()
+                }
                 Some(filter) => {
+                    at.doc = reader.max_doc();
                     view.matching_docs(filter, segment)?.into_iter().filter(fresh).collect()
                 }
             };
-            view.tids_of(segment, &docs, &mut |tid| rest.push(tid))?;
+            if at.doc >= reader.max_doc() {
+                (at.segment, at.doc) = (segment + 1, 0);
+            }
+            if !docs.is_empty() {
+                let mut tids = Vec::with_capacity(docs.len());
+                view.tids_of(segment, &docs, &mut |tid| tids.push(tid))?;
+                return Ok(Some(tids));
+            }
         }
-        Ok(rest)
+        Ok(None)
     }
 
     /// The `k` best candidates, best first.
@@ -234,7 +280,7 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
         let view = &*self.view;
         let mut heap: BinaryHeap<Candidate> = BinaryHeap::new();
         for (segment, reader) in view.searcher.segment_readers().iter().enumerate() {
-            let slack = self.slack(segment)?;
+            let slack = self.slacks[segment];
             let dead = view.dead(segment);
             let mut seen = 0_u32;
             let mut interrupted: Option<PageError> = None;
@@ -267,36 +313,49 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
         }
         Ok(heap.into_sorted_vec())
     }
+}
 
-    /// What a block's maximum may be short of, see the module's text.
-    fn slack(&self, segment: usize) -> Result<f32, Bm25Error> {
-        if Bm25Leaf::constants(&self.view.params).is_some() {
-            return Ok(1.0);
-        }
-        let (_, fields) = self.view.params.schema();
-        let readers = self.view.searcher.segment_readers();
-        let mut slack = 1.0_f32;
-        for &column in &self.columns {
-            let (mut tokens, mut docs) = (0_u64, 0_u64);
-            let mut own = 0.0;
-            for (number, reader) in readers.iter().enumerate() {
-                let index = reader
-                    .inverted_index(fields[column])
-                    .map_err(|error| self.view.explain(error))?;
-                tokens += index.total_num_tokens();
-                docs += u64::from(reader.max_doc());
-                if number == segment {
-                    own = index.total_num_tokens() as f32 / reader.max_doc() as f32;
-                }
-            }
-            let all = tokens as f32 / docs as f32;
-            let ratio = (own / all).max(all / own);
-            if ratio.is_finite() {
-                slack = slack.max(ratio);
-            }
-        }
-        Ok(if slack > 1.0 { slack * 1.0001 } else { 1.0 })
+/// Where [`RankedScan::unranked`] is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unranked {
+    segment: usize,
+    doc: u32,
+    chunk: u32,
+}
+
+/// What each segment's block maxima may be short of, see the module's text.
+fn slacks<S: PageStore + Send + Sync + 'static>(
+    view: &View<S>,
+    columns: &[usize],
+    together: Option<&Together>,
+) -> Result<Vec<f32>, Bm25Error> {
+    let readers = view.searcher.segment_readers();
+    let mut slacks = vec![1.0_f32; readers.len()];
+    if Bm25Leaf::constants(&view.params).is_some() || (readers.len() == 1 && together.is_none()) {
+        return Ok(slacks);
     }
+    let (_, fields) = view.params.schema();
+    for &column in columns {
+        let mut own = Vec::with_capacity(readers.len());
+        for reader in readers {
+            let index =
+                reader.inverted_index(fields[column]).map_err(|error| view.explain(error))?;
+            own.push((index.total_num_tokens(), u64::from(reader.max_doc())));
+        }
+        let (tokens, docs) = match together {
+            Some(together) => (together.tokens(column), together.docs()),
+            None => own.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)),
+        };
+        let all = tokens as f32 / docs as f32;
+        for (slack, (tokens, docs)) in slacks.iter_mut().zip(own) {
+            let own = tokens as f32 / docs as f32;
+            let ratio = (own / all).max(all / own);
+            if ratio.is_finite() && ratio > 1.0 {
+                *slack = slack.max(ratio * 1.0001);
+            }
+        }
+    }
+    Ok(slacks)
 }
 
 /// What a score has to exceed to matter.
@@ -319,7 +378,7 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
         k: usize,
     ) -> Result<Vec<Hit>, Bm25Error> {
         let prepared = Prepared::new(self, query, scope)?;
-        let mut scan = RankedScan::new(Arc::clone(self), &prepared, k)?;
+        let mut scan = RankedScan::new(Arc::clone(self), &prepared, k, None)?;
         let mut hits = Vec::new();
         while hits.len() < k {
             match scan.next()? {
@@ -407,13 +466,23 @@ impl<S: PageStore + Send + Sync + 'static> TextScorer<S> {
     ///
     /// # Errors
     /// As for [`RankedScan::new`].
-    pub fn new(view: Arc<View<S>>, prepared: &Prepared) -> Result<Self, Bm25Error> {
+    pub fn new(
+        view: Arc<View<S>>,
+        prepared: &Prepared,
+        together: Option<&Together>,
+    ) -> Result<Self, Bm25Error> {
         let way = match &prepared.compiled.any_of {
-            Some(terms) => Way::Terms(
-                TermScorer::new(&view.searcher, &view.params, terms)
-                    .map_err(|error| view.explain(error))?,
-            ),
-            None => Way::Segment(prepared.weight(&view)?),
+            Some(terms) => {
+                let statistics: &dyn Bm25StatisticsProvider = match together {
+                    Some(together) => together,
+                    None => &view.searcher,
+                };
+                Way::Terms(
+                    TermScorer::new(statistics, &view.params, terms)
+                        .map_err(|error| view.explain(error))?,
+                )
+            }
+            None => Way::Segment(prepared.weight(&view, together)?),
         };
         Ok(Self { view, way })
     }

@@ -15,7 +15,7 @@ use tantivy::query::{
 };
 use tantivy::schema::IndexRecordOption;
 use tantivy::tokenizer::TextAnalyzer;
-use tantivy::{DocId, DocSet, Score, Searcher, SegmentReader, Term};
+use tantivy::{DocId, DocSet, Score, SegmentReader, Term};
 
 /// An index's constants.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -179,20 +179,20 @@ struct ColumnScorer {
 
 impl TermScorer {
     pub(crate) fn new(
-        searcher: &Searcher,
+        statistics: &dyn Bm25StatisticsProvider,
         params: &Bm25Params,
         terms: &[AnyOf],
     ) -> tantivy::Result<Self> {
         let constants = Constants { k1: params.k1(), b: params.b() };
         let (_, fields) = params.schema();
-        let docs = searcher.total_num_docs()?;
+        let docs = statistics.total_num_docs()?;
         let mut columns: Vec<ColumnScorer> = Vec::new();
         for AnyOf { column, text, boost } in terms {
             let field = fields[*column];
             let at = match columns.iter().position(|known| known.column == *column) {
                 Some(at) => at,
                 None => {
-                    let average = searcher.total_num_tokens(field)? as f32 / docs as f32;
+                    let average = statistics.total_num_tokens(field)? as f32 / docs as f32;
                     columns.push(ColumnScorer {
                         column: *column,
                         analyzer: params.columns()[*column].config.analyzer(),
@@ -203,7 +203,7 @@ impl TermScorer {
                 }
             };
             let term = Term::from_field_text(field, text);
-            let idf = sum_of_idfs(searcher, std::slice::from_ref(&term), docs)?;
+            let idf = sum_of_idfs(statistics, std::slice::from_ref(&term), docs)?;
             let weight = idf * (1.0 + constants.k1) * boost;
             columns[at].terms.push((text.clone(), weight, 0));
         }

@@ -170,9 +170,6 @@ fn expressions_partial_unlogged_and_partitioned_indexes_work() {
     assert_eq!(parts, ["5", "150"]);
     let ranked = session.column("SELECT id FROM p2 ORDER BY t <@> 'number150' LIMIT 1");
     assert_eq!(ranked, ["150"]);
-    // Scores of different partitions have different statistics behind them.
-    let error = session.error("SELECT id FROM p ORDER BY t <@> 'number150' LIMIT 1");
-    assert!(error.message.contains("index \"p_t\" is partitioned"), "{error:?}");
     assert_eq!(session.column("SELECT t FROM u WHERE t @@@ 'two'"), ["two fish"]);
     drop(session);
     cluster.kill9_and_restart();
@@ -328,4 +325,140 @@ fn a_dump_restores_the_index() {
     assert_eq!(restored.rows(info), session.rows(info));
     restored.sql("SET enable_seqscan = off");
     assert_eq!(restored.column("SELECT id FROM d WHERE body @@@ 'number9'"), ["9"]);
+}
+
+#[test]
+fn partitions_are_ranked_as_one_table_would_be() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    fill(&mut session, 600);
+    session.sql(
+        "CREATE INDEX d_i ON d USING distilface_bm25 (body);
+         CREATE TABLE p (id int, grp int, title text, body text) PARTITION BY LIST (grp);
+         CREATE TABLE p_few PARTITION OF p FOR VALUES IN (0);
+         CREATE TABLE p_some PARTITION OF p FOR VALUES IN (1, 2, 3);
+         CREATE TABLE p_rest PARTITION OF p DEFAULT PARTITION BY RANGE (id);
+         CREATE TABLE p_low PARTITION OF p_rest FOR VALUES FROM (0) TO (200);
+         CREATE TABLE p_high PARTITION OF p_rest FOR VALUES FROM (200) TO (100000);
+         CREATE INDEX p_b ON p USING distilface_bm25 (body);
+         INSERT INTO p SELECT * FROM d",
+    );
+    let word = common_word(&mut session);
+    for query in [word.clone(), format!("{word} number7"), format!("\"{word}\" -number1*")] {
+        let ask = |table: &str| {
+            format!(
+                "SELECT id, round((body <@> '{query}')::numeric, 4) FROM {table}
+                  ORDER BY round((body <@> '{query}')::numeric, 4), id LIMIT 40"
+            )
+        };
+        let expected = session.rows(&ask("d"));
+        assert_eq!(session.rows(&ask("p")), expected, "{query}, sorted");
+        // The best scores by merging the partitions' indexes.
+        let best = |table: &str| {
+            format!(
+                "SELECT round((body <@> '{query}')::numeric, 4) FROM {table} ORDER BY body <@> '{query}' LIMIT 25"
+            )
+        };
+        session.sql("SET enable_seqscan = off; SET enable_sort = off");
+        let plan = session.column(&format!("EXPLAIN {}", best("p"))).join("\n");
+        assert!(plan.contains("Merge Append") && plan.contains("Index Scan using p_few"), "{plan}");
+        assert_eq!(session.column(&best("p")), session.column(&best("d")), "{query}");
+        session.sql("RESET ALL");
+    }
+    session
+        .sql("PREPARE q(text) AS SELECT id FROM p WHERE body @@@ $1 ORDER BY body <@> $1 LIMIT 3");
+    session.sql("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off");
+    assert_eq!(session.column("EXECUTE q('number42')"), ["42"]);
+    let explicit =
+        session.column("SELECT id FROM p ORDER BY body <@> bm25query('number9', 'p_b') LIMIT 1");
+    assert_eq!(explicit, ["9"]);
+    session.sql("CREATE TABLE none (t text) PARTITION BY LIST (t); CREATE INDEX ON none USING distilface_bm25 (t)");
+    assert!(session.column("SELECT t FROM none ORDER BY t <@> 'x'").is_empty());
+}
+
+#[test]
+fn a_query_may_look_into_several_columns_in_every_plan() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    fill(&mut session, 500);
+    session.sql(
+        "INSERT INTO d VALUES (9001, 1, 'needle haystack', NULL), (9002, 1, NULL, 'needle'),
+           (9003, 1, 'needle', 'needle hay');
+         CREATE INDEX d_i ON d USING distilface_bm25 (title, body) WITH (boosts = 'title = 2')",
+    );
+    let word = common_word(&mut session);
+    for query in [
+        "title:needle OR body:needle".to_owned(),
+        "title:needle needle".to_owned(),
+        "needle -title:needle".to_owned(),
+        format!("title:{word} body:{word} number3*"),
+        "title:\"needle haystack\" hay~1".to_owned(),
+    ] {
+        let matching = format!("SELECT id FROM d WHERE body @@@ '{query}' ORDER BY id");
+        session.sql("SET enable_seqscan = off");
+        let plan = session.column(&format!("EXPLAIN {matching}")).join("\n");
+        assert!(plan.contains("d_i"), "{plan}");
+        let by_index = session.column(&matching);
+        assert!(!by_index.is_empty(), "{query}");
+        session.sql(
+            "SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off",
+        );
+        assert_eq!(session.column(&matching), by_index, "{query}");
+        session.sql("RESET ALL");
+        let ranked = format!(
+            "SELECT round((body <@> '{query}')::numeric, 4) FROM d ORDER BY body <@> '{query}' LIMIT 30"
+        );
+        let (by_index, by_sequence) = both_ways(&mut session, &ranked);
+        assert_eq!(by_index, by_sequence, "{query}");
+    }
+    session.sql(
+        "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;
+        PREPARE q(text) AS SELECT id FROM d WHERE body @@@ $1 ORDER BY body <@> $1, id LIMIT 3",
+    );
+    assert_eq!(session.column("EXECUTE q('title:needle needle')"), ["9003", "9001", "9002"]);
+    assert_eq!(session.column("EXECUTE q('number42')"), ["42"]);
+    // A query that names a column reads it.
+    session.sql("CREATE ROLE reader LOGIN; GRANT SELECT (id, body) ON d TO reader");
+    let mut reader = cluster.session_as("reader", "postgres");
+    assert_eq!(reader.column("SELECT id FROM d WHERE body @@@ 'number42'"), ["42"]);
+    let error = reader.error("SELECT id FROM d WHERE body @@@ 'title:needle'");
+    assert_eq!(error.code.code(), "42501", "{error:?}");
+}
+
+#[test]
+fn of_two_indexes_on_a_column_the_one_that_the_query_is_bound_to_is_scanned() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE TABLE d (id int, body text); INSERT INTO d VALUES (1, 'running'), (2, 'runs');
+         CREATE INDEX d_simple ON d USING distilface_bm25 (body);
+         CREATE INDEX d_english ON d USING distilface_bm25 (body) WITH (text_config = 'english');
+         SET enable_seqscan = off",
+    );
+    let bound = |index: &str| {
+        format!("SELECT id FROM d WHERE body @@@ bm25query('running', '{index}') ORDER BY id")
+    };
+    assert_eq!(session.column(&bound("d_simple")), ["1"]);
+    assert_eq!(session.column(&bound("d_english")), ["1", "2"]);
+    session.sql("SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off");
+    assert_eq!(session.column(&bound("d_simple")), ["1"]);
+    assert_eq!(session.column(&bound("d_english")), ["1", "2"]);
+}
+
+#[test]
+fn what_a_user_types_ranks_rows_and_never_fails() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    fill(&mut session, 50);
+    session.sql("CREATE INDEX d_i ON d USING distilface_bm25 (body)");
+    for typed in ["number7: what is it", "a AND (", "-", "\"number7", "NOT", "title:", "~~^^"] {
+        for setting in ["on", "off"] {
+            session.sql(&format!("SET enable_seqscan = {setting}"));
+            let query = format!("SELECT id FROM d ORDER BY body <@> '{typed}', id LIMIT 1");
+            let first = session.one(&query);
+            assert!(!typed.contains("number7") || first == "7", "{typed}: {first}");
+        }
+    }
+    assert_eq!(session.one("SELECT distilface_query('though: a cat')"), "though a cat");
+    assert_eq!(session.one("SELECT distilface_query('body:cat', '{body}')"), "body:cat");
 }

@@ -20,6 +20,8 @@ pub(crate) struct Compiled {
     pub(crate) leaves: Vec<Leaf>,
     /// Columns that contribute scores.
     pub(crate) columns: Vec<usize>,
+    /// Columns that it looks into, for clauses that must not match too.
+    pub(crate) all_columns: Vec<usize>,
     /// The query's terms where it asks for any of them and nothing else.
     pub(crate) any_of: Option<Vec<AnyOf>>,
 }
@@ -61,14 +63,17 @@ pub(crate) fn compile(
         negated: 0,
         leaves: Vec::new(),
         columns: Vec::new(),
+        all_columns: Vec::new(),
     };
     let compiled = compiler.node(&query.root)?.unwrap_or_else(|| Box::new(EmptyQuery));
     let mut terms = Vec::new();
     let any_of = compiler.any_of(&query.root, 1.0, &mut terms).then_some(terms);
-    compiler.columns.sort_unstable();
-    compiler.columns.dedup();
-    let Compiler { leaves, columns, .. } = compiler;
-    Ok(Compiled { query: compiled, leaves, columns, any_of })
+    for columns in [&mut compiler.columns, &mut compiler.all_columns] {
+        columns.sort_unstable();
+        columns.dedup();
+    }
+    let Compiler { leaves, columns, all_columns, .. } = compiler;
+    Ok(Compiled { query: compiled, leaves, columns, all_columns, any_of })
 }
 
 /// Most terms that [`Compiled::any_of`] lists.
@@ -84,6 +89,7 @@ struct Compiler<'a> {
     negated: usize,
     leaves: Vec<Leaf>,
     columns: Vec<usize>,
+    all_columns: Vec<usize>,
 }
 
 type Built = Option<Box<dyn TantivyQuery>>;
@@ -205,6 +211,7 @@ impl Compiler<'_> {
         if self.negated == 0 {
             self.columns.extend(&columns);
         }
+        self.all_columns.extend(&columns);
         Ok(Columns { columns, compiler: self })
     }
 

@@ -122,10 +122,20 @@ impl Query {
         parse::parse(query).map(|root| Self { root })
     }
 
-    /// Parses what a user typed: a query where it is one, its words where it is not. Never fails;
-    /// words past the limits are left out.
-    pub fn lenient(query: &str) -> Self {
-        Self::parse(query).unwrap_or_else(|_| Self::words(query))
+    /// Parses what a user typed: a query where it is one that names no other columns than `columns`,
+    /// its words where it is not. Never fails; words past the limits are left out.
+    pub fn lenient(query: &str, columns: &[&str]) -> Self {
+        match Self::parse(query) {
+            Ok(parsed) if parsed.names().iter().all(|name| columns.contains(name)) => parsed,
+            _ => Self::words(query),
+        }
+    }
+
+    /// The columns that its clauses name.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        self.root.names(&mut names);
+        names
     }
 
     /// Every row.
@@ -150,6 +160,21 @@ impl Query {
 }
 
 impl Node {
+    fn names<'n>(&'n self, out: &mut Vec<&'n str>) {
+        match self {
+            Self::Word { column, .. }
+            | Self::Phrase { column, .. }
+            | Self::Prefix { column, .. }
+            | Self::Fuzzy { column, .. }
+            | Self::Range { column, .. } => {
+                out.extend(column.iter().map(|(name, _)| name.as_str()));
+            }
+            Self::Clauses(clauses) => clauses.iter().for_each(|(_, node)| node.names(out)),
+            Self::Boost(node, _) => node.names(out),
+            Self::AnyWord { .. } | Self::Everything => {}
+        }
+    }
+
     fn forget_columns(&mut self) {
         match self {
             Self::Word { column, .. }

@@ -2,7 +2,7 @@
 
 use super::super::{
     Bm25Params, Column, MergeExtent, Prepared, Query, RankedScan, Scope, TextConfig, TextScorer,
-    View, bulk_delete, insert, merge, set_constants, tokenize,
+    Together, Unranked, View, bulk_delete, insert, merge, set_constants, tokenize,
 };
 use super::{BODY, built, inserted, number, params, random, search, sound, texts, tid};
 use rand::Rng;
@@ -217,7 +217,7 @@ fn a_scan_goes_on_until_every_match_was_returned_once() {
     let view = Arc::new(View::open(Arc::clone(&store), 1 << 20).expect("opens"));
     let prepared =
         Prepared::new(&view, &Query::parse("w0 w3").expect("parses"), BODY).expect("compiles");
-    let mut scan = RankedScan::new(Arc::clone(&view), &prepared, 4).expect("starts");
+    let mut scan = RankedScan::new(Arc::clone(&view), &prepared, 4, None).expect("starts");
     let mut hits = Vec::new();
     while let Some(hit) = scan.next().expect("goes on") {
         hits.push((number(hit.tid), hit.score));
@@ -225,6 +225,13 @@ fn a_scan_goes_on_until_every_match_was_returned_once() {
     assert!(hits.windows(2).all(|pair| pair[0].1 >= pair[1].1), "scores descend");
     let all = BruteForce::new(&texts).search(&["w0", "w3"], 1.2, 0.75);
     assert_same(&hits, &all, usize::MAX, "all matches");
+    let (mut at, mut rest) = (Unranked::default(), Vec::new());
+    while let Some(tids) = scan.unranked(None, &mut at).expect("goes on") {
+        rest.extend(tids.into_iter().map(number));
+    }
+    rest.extend(hits.iter().map(|hit| hit.0));
+    rest.sort_unstable();
+    assert_eq!(rest, (0..2000).collect::<Vec<u32>>(), "each row once");
     let mut matched = Vec::new();
     let count = view.matches(&prepared, &mut |tid| matched.push(number(tid))).expect("matches");
     matched.sort_unstable();
@@ -253,7 +260,7 @@ fn one_text_scores_as_its_row_does() {
         ] {
             let prepared = Prepared::new(&view, &Query::parse(query).expect("parses"), BODY)
                 .expect("compiles");
-            let mut scorer = TextScorer::new(Arc::clone(&view), &prepared).expect("compiles");
+            let mut scorer = TextScorer::new(Arc::clone(&view), &prepared, None).expect("compiles");
             let rows: HashMap<u32, f32> = search(&store, query, 1000).into_iter().collect();
             for (row, text) in (0..).zip(&texts) {
                 let score = scorer.score(&[Some(text)]).expect("scores");
@@ -381,7 +388,7 @@ fn highlights_mark_what_matched() {
             ellipsis: "…".to_owned(),
         };
         let params = Bm25Params::single("english").expect("valid");
-        let query = Query::lenient(query);
+        let query = Query::lenient(query, &["body"]);
         highlight(text, &query, &params, BODY, 0, &style).expect("a known column")
     };
     assert_eq!(mark("Dogs run, a dog ran", "dog", 0), "[Dogs] run, a [dog] ran");
@@ -394,4 +401,59 @@ fn highlights_mark_what_matched() {
     let short = mark(&long, "needle", 30);
     assert!(short.contains("[needle]") && short.chars().count() <= 34, "{short}");
     assert!(short.starts_with('…') && short.ends_with('…'), "{short}");
+}
+
+#[test]
+fn what_a_user_types_is_never_an_error() {
+    let store = inserted(&texts(31, 50), &params());
+    let view = Arc::new(View::open(Arc::clone(&store), 0).expect("opens"));
+    for typed in ["w0: really", "though: i am not", "((\"", "a AND", "body:w0", "-", "w0 ^ ~ *", ""]
+    {
+        let query = Query::lenient(typed, &["body"]);
+        view.search(&query, BODY, 5).unwrap_or_else(|error| panic!("{typed}: {error}"));
+    }
+    assert_eq!(Query::lenient("body:w0", &["body"]).names(), ["body"]);
+    assert!(Query::lenient("nope:w0", &["body"]).names().is_empty());
+}
+
+#[test]
+fn several_indexes_together_score_as_one_over_all_rows() {
+    let all = texts(32, 900);
+    let whole = inserted(&all, &params());
+    let parts: Vec<_> = [0..500_usize, 500..520, 520..900]
+        .map(|rows| {
+            let store = Arc::new(crate::page::MemoryStore::new());
+            super::create(&*store, &params()).expect("creates");
+            for row in rows {
+                insert(&store, &[Some(&all[row])], tid(row as u32)).expect("inserts");
+            }
+            Arc::new(View::open(store, 0).expect("opens"))
+        })
+        .into();
+    let together = Together::new(&params(), &parts).expect("adds up");
+    for query in ["w0 w7", "\"w1 w0\"", "w3 AND w1", "w0 -w2", "w150 w1*"] {
+        let parsed = Query::parse(query).expect("parses");
+        let mut found = Vec::new();
+        for view in &parts {
+            let prepared = Prepared::new(view, &parsed, BODY).expect("compiles");
+            if !together.knows(&prepared) {
+                together.learn(&parts, &prepared).expect("looks up");
+            }
+            let mut scan =
+                RankedScan::new(Arc::clone(view), &prepared, 10, Some(&together)).expect("starts");
+            let mut scorer =
+                TextScorer::new(Arc::clone(view), &prepared, Some(&together)).expect("compiles");
+            // The best of a part are the best whatever its own average length is.
+            while let Some(hit) = scan.next().expect("goes on") {
+                let row = number(hit.tid);
+                let score = scorer.score(&[Some(&all[row as usize])]).expect("scores");
+                let score = score.expect("matches");
+                assert!((score - hit.score).abs() <= 1e-5 * score, "{query}: {score} {hit:?}");
+                found.push((row, hit.score));
+            }
+        }
+        found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let expected = search(&whole, query, 1000);
+        assert_same(&found, &expected, usize::MAX, query);
+    }
 }

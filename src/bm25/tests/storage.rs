@@ -54,7 +54,7 @@ fn an_open_scan_survives_merges_and_vacuum() {
     let prepared =
         Prepared::new(&view, &Query::parse("w0 w1").expect("parses"), BODY).expect("compiles");
     let expected = view.search(&Query::parse("w0 w1").expect("parses"), BODY, 5000).expect("all");
-    let mut scan = RankedScan::new(Arc::clone(&view), &prepared, 8).expect("starts");
+    let mut scan = RankedScan::new(Arc::clone(&view), &prepared, 8, None).expect("starts");
     store.hold_reuse(true);
     let mut got = vec![scan.next().expect("goes on").expect("a first row")];
     bulk_delete(&store, &mut |tid| number(tid).is_multiple_of(2)).expect("deletes");

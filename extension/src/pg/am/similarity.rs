@@ -175,7 +175,7 @@ unsafe fn member_expressions(
 }
 
 #[cfg(not(feature = "pg18"))]
-unsafe fn members(
+pub(in crate::pg) unsafe fn members(
     class: *mut pg_sys::EquivalenceClass,
     _rel: *mut pg_sys::RelOptInfo,
 ) -> *mut pg_sys::List {
@@ -184,7 +184,7 @@ unsafe fn members(
 }
 
 #[cfg(feature = "pg18")]
-unsafe fn members(
+pub(in crate::pg) unsafe fn members(
     class: *mut pg_sys::EquivalenceClass,
     rel: *mut pg_sys::RelOptInfo,
 ) -> *mut pg_sys::List {
@@ -198,6 +198,12 @@ unsafe fn members(
             false => (*class).ec_members,
         }
     }
+}
+
+/// Whether a path's first key sorts upward.
+pub(in crate::pg) unsafe fn ascending_order(pathkey: *mut pg_sys::PathKey) -> bool {
+    // SAFETY: the caller's structure; there are two orders.
+    unsafe { !is_descending(pathkey) }
 }
 
 #[cfg(not(feature = "pg18"))]
@@ -266,7 +272,7 @@ unsafe fn same_model(index: pg_sys::Oid) -> bool {
     }
 }
 
-unsafe fn list_of(element: *mut std::ffi::c_void) -> *mut pg_sys::List {
+pub(in crate::pg) unsafe fn list_of(element: *mut std::ffi::c_void) -> *mut pg_sys::List {
     // SAFETY: makes a list of one pointer.
     unsafe { pg_sys::lappend(std::ptr::null_mut(), element) }
 }

@@ -47,7 +47,7 @@ fn distilface_highlight(
     };
     let params = Bm25Params::single(config).unwrap_or_else(|error| refuse_config(config, &error));
     // The text is of one column, whatever column a clause names.
-    let query = Query::lenient(query).without_columns();
+    let query = Query::parse(query).unwrap_or_else(|_| Query::words(query)).without_columns();
     let scope = Scope { names: &[""], defaults: &[0] };
     match bm25::highlight(text, &query, &params, scope, 0, &style) {
         Ok(marked) => marked,
@@ -68,12 +68,14 @@ fn refuse_config(config: &str, error: &bm25::TextConfigError) -> ! {
         .raise()
 }
 
-/// A query of any text: what is a query stays one, of anything else the words.
+/// A query of any text: what is a query that names no column but these stays one, of anything else
+/// the words.
 #[pg_extern(sql = false)]
-fn distilface_query(text: &str) -> String {
+fn distilface_query(text: &str, columns: Vec<Option<String>>) -> String {
+    let is_known = |name: &&str| columns.iter().flatten().any(|column| column == name);
     match Query::parse(text) {
-        Ok(_) => text.to_owned(),
-        Err(_) => text
+        Ok(query) if query.names().iter().all(is_known) => text.to_owned(),
+        _ => text
             .split(|c: char| !c.is_alphanumeric())
             .filter(|word| !word.is_empty() && !matches!(*word, "AND" | "OR" | "NOT" | "TO"))
             .take(512)

@@ -147,7 +147,9 @@ fn bm25query_out(query: BoundQuery<'_>) -> CString {
 /// Binds a query to an index: the explicit form of what the planner does.
 #[pg_extern(sql = false)]
 fn bm25query(query: &str, index: pg_sys::Oid) -> NewQuery {
-    open_checked(index, |_| ());
+    if !super::partitions::is_partitioned(index) {
+        open_checked(index, |_| ());
+    }
     NewQuery::new(index, 0, query.as_bytes())
 }
 
@@ -155,6 +157,18 @@ fn bm25query(query: &str, index: pg_sys::Oid) -> NewQuery {
 #[pg_extern(sql = false)]
 fn bm25query_bind(query: &str, index: pg_sys::Oid, column: i16) -> NewQuery {
     NewQuery::new(index, column.max(0).unsigned_abs(), query.as_bytes())
+}
+
+/// An index's name, for messages.
+pub fn index_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: reads the catalog's caches; the name is palloc'd or null.
+    unsafe {
+        let name = pg_sys::get_rel_name(oid);
+        if name.is_null() {
+            return oid.to_u32().to_string();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
 }
 
 /// Opens an index of this access method for reading during `work`.
@@ -175,13 +189,13 @@ pub fn open_checked<T>(oid: pg_sys::Oid, work: impl FnOnce(IndexRelation) -> T) 
             )
             .raise()
         }
-        if (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_INDEX {
+        if super::partitions::is_partitioned(oid) {
             Report::new(
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
                 format!("index \"{}\" is partitioned", index.name()),
             )
-            .detail("It holds no rows itself, so no statistics to score a row with.")
-            .hint("Query the partition, or let the planner use the partitions' indexes.")
+            .detail("It holds no rows itself.")
+            .hint("Name the index of a partition.")
             .raise()
         }
         let result = work(index);

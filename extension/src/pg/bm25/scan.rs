@@ -2,47 +2,85 @@
 //! into one search.
 //!
 //! A scan holds neither pins nor locks between two rows. Heap visibility is the executor's: an MVCC
-//! snapshot never sees a row that took a dead one's place after the scan began.
+//! snapshot never sees a row that took a dead one's place after the scan began. Where a standby's
+//! replay gives a page to others under a scan, it starts over on a new view and leaves out the rows
+//! that it has returned.
 
 use super::index::IndexRelation;
 use super::query::BoundQuery;
 use super::store::BackendStore;
 use super::views::OpenView;
-use super::{DISTANCE_BOUND, DISTANCE_TEXT, MATCH_BOUND, MATCH_TEXT, raise};
+use super::{DISTANCE_BOUND, DISTANCE_TEXT, MATCH_BOUND, MATCH_TEXT, cost, partitions, raise};
 use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
 use crate::pg::varlena::Plain;
-use distilface_core::bm25::{Bm25Error, FIRST_BATCH, HeapTid, Prepared, Query, RankedScan, Scope};
+use distilface_core::bm25::{Bm25Error, HeapTid, Prepared, Query, RankedScan, Scope, Unranked};
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
+use std::collections::HashSet;
 
 /// Times that a scan starts over when pages are recycled under it, on a standby.
 const ATTEMPTS: usize = 8;
 
 /// What a scan keeps in `opaque`.
-#[derive(Default)]
 struct State {
     phase: Phase,
+    /// On a standby, the rows returned in order, for a scan that starts over.
+    returned: HashSet<HeapTid>,
+    /// The last distance returned: later ones are not below it.
+    floor: f64,
 }
 
-#[derive(Default)]
+impl Default for State {
+    fn default() -> Self {
+        let (phase, returned) = (Phase::NotStarted, HashSet::new());
+        Self { phase, returned, floor: f64::NEG_INFINITY }
+    }
+}
+
 enum Phase {
-    #[default]
     NotStarted,
     /// Rows that match, best first.
     Ranked {
         open: OpenView,
         scan: Box<RankedScan<BackendStore>>,
-        filter: Option<Prepared>,
+        rest: Rest,
     },
-    /// Rows in no order, or those after the ranked ones.
+    /// Rows that do not match, after the ranked ones.
+    Unranked {
+        open: OpenView,
+        scan: Box<RankedScan<BackendStore>>,
+        rest: Rest,
+        at: Unranked,
+        tids: std::vec::IntoIter<HeapTid>,
+    },
+    /// Rows in no order.
     Listed {
         tids: std::vec::IntoIter<HeapTid>,
         distance: Distance,
     },
     Ended,
+}
+
+/// The rows that match no clause of the order.
+enum Rest {
+    /// There are none: what the scan is for is to match the order's query.
+    None,
+    /// All others.
+    All(Distance),
+    /// Those of the conditions.
+    Of(Prepared, Distance),
+}
+
+impl Rest {
+    fn distance(&self) -> Distance {
+        match self {
+            Self::None => Distance::None,
+            Self::All(distance) | Self::Of(_, distance) => *distance,
+        }
+    }
 }
 
 /// What the executor is told of a listed row's distance.
@@ -52,6 +90,8 @@ enum Distance {
     None,
     /// At least 0; the executor finds out whether it is NULL.
     ZeroOrNull,
+    /// 0, whatever the left operand is: the query looks into other columns as well.
+    Zero,
     /// The query is NULL, and so is every distance.
     Null,
 }
@@ -60,6 +100,8 @@ enum Distance {
 struct Key {
     query: Query,
     column: usize,
+    /// The index that the planner bound the query to: this one or that of a partitioned table.
+    bound: Option<pg_sys::Oid>,
 }
 
 /// A scan's keys, read.
@@ -105,7 +147,7 @@ pub unsafe extern "C-unwind" fn amrescan(
     // SAFETY: PostgreSQL's own arguments; the arrays have the scan's counts of keys, and may be the
     // scan's own.
     unsafe {
-        (*(*scan).opaque.cast::<State>()).phase = Phase::NotStarted;
+        *(*scan).opaque.cast::<State>() = State::default();
         keep_keys(scan, keys, nkeys, orderbys, norderbys);
     }
 }
@@ -129,41 +171,111 @@ pub unsafe extern "C-unwind" fn amgettuple(
         (*scan).xs_recheck = false;
         (*scan).xs_recheckorderby = false;
     }
+    let mut attempt = 1;
     loop {
         // Out of the state while it runs: where an error unwinds, it is dropped right then.
         match std::mem::replace(&mut state.phase, Phase::Ended) {
             Phase::NotStarted | Phase::Ended => return false,
-            Phase::Ranked { open, scan: mut ranked, filter } => {
-                let _attached = open.attach(index);
-                match index.check(ranked.next()) {
-                    Some(hit) => {
-                        state.phase = Phase::Ranked { open, scan: ranked, filter };
+            Phase::Ranked { open, scan: mut ranked, rest } => {
+                let attached = open.attach(index);
+                let next = ranked.next();
+                drop(attached);
+                match next {
+                    Ok(Some(hit)) => {
+                        state.phase = Phase::Ranked { open, scan: ranked, rest };
+                        if !state.is_new(hit.tid) {
+                            continue;
+                        }
+                        state.floor = state.floor.max(-f64::from(hit.score));
                         // SAFETY: as above.
-                        unsafe { emit(scan, hit.tid, Some(-f64::from(hit.score))) };
+                        unsafe { emit(scan, hit.tid, Some(state.floor)) };
                         return true;
                     }
-                    None => {
-                        let tids = index.check(ranked.unranked(filter.as_ref()));
-                        let distance = Distance::ZeroOrNull;
-                        state.phase = Phase::Listed { tids: tids.into_iter(), distance };
+                    Ok(None) => {
+                        let (at, tids) = (Unranked::default(), Vec::new().into_iter());
+                        state.phase = Phase::Unranked { open, scan: ranked, rest, at, tids };
                     }
+                    Err(error) => {
+                        // SAFETY: as above.
+                        state.phase = unsafe { start_over(scan, index, error, &mut attempt) };
+                    }
+                }
+            }
+            Phase::Unranked { open, scan: mut ranked, rest, mut at, mut tids } => {
+                let Some(tid) = tids.next() else {
+                    let attached = open.attach(index);
+                    let more = match &rest {
+                        Rest::None => return false,
+                        Rest::All(_) => ranked.unranked(None, &mut at),
+                        Rest::Of(filter, _) => ranked.unranked(Some(filter), &mut at),
+                    };
+                    drop(attached);
+                    match more {
+                        Ok(Some(more)) => {
+                            let tids = more.into_iter();
+                            state.phase = Phase::Unranked { open, scan: ranked, rest, at, tids };
+                        }
+                        Ok(None) => return false,
+                        Err(error) => {
+                            // SAFETY: as above.
+                            state.phase = unsafe { start_over(scan, index, error, &mut attempt) };
+                        }
+                    }
+                    continue;
+                };
+                let distance = rest.distance();
+                state.phase = Phase::Unranked { open, scan: ranked, rest, at, tids };
+                if state.is_new(tid) {
+                    // SAFETY: as above.
+                    unsafe { emit_unmatched(scan, tid, distance) };
+                    return true;
                 }
             }
             Phase::Listed { mut tids, distance } => {
                 let Some(tid) = tids.next() else { return false };
                 state.phase = Phase::Listed { tids, distance };
                 // SAFETY: as above.
-                unsafe {
-                    match distance {
-                        Distance::None => (*scan).xs_heaptid = item_pointer(tid),
-                        Distance::Null => emit(scan, tid, None),
-                        Distance::ZeroOrNull => {
-                            emit(scan, tid, Some(0.0));
-                            (*scan).xs_recheckorderby = true;
-                        }
-                    }
-                }
+                unsafe { emit_unmatched(scan, tid, distance) };
                 return true;
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether the scan has not returned the row before it started over.
+    fn is_new(&mut self, tid: HeapTid) -> bool {
+        // SAFETY: reads a flag of shared memory.
+        !unsafe { pg_sys::RecoveryInProgress() } || self.returned.insert(tid)
+    }
+}
+
+/// Searches again where a page was recycled under the scan, and ends the statement where that does
+/// not help or something else is wrong.
+unsafe fn start_over(
+    scan: pg_sys::IndexScanDesc,
+    index: IndexRelation,
+    error: Bm25Error,
+    attempt: &mut usize,
+) -> Phase {
+    if !matches!(error, Bm25Error::Recycled(_)) || *attempt == ATTEMPTS {
+        raise(&index.name(), error)
+    }
+    *attempt += 1;
+    // SAFETY: the caller's scan.
+    unsafe { start(scan, index) }
+}
+
+unsafe fn emit_unmatched(scan: pg_sys::IndexScanDesc, tid: HeapTid, distance: Distance) {
+    // SAFETY: the caller's scan, with an ORDER BY key unless there is no distance.
+    unsafe {
+        match distance {
+            Distance::None => (*scan).xs_heaptid = item_pointer(tid),
+            Distance::Null => emit(scan, tid, None),
+            Distance::Zero => emit(scan, tid, Some(0.0)),
+            Distance::ZeroOrNull => {
+                emit(scan, tid, Some(0.0));
+                (*scan).xs_recheckorderby = true;
             }
         }
     }
@@ -243,10 +355,24 @@ fn search(index: IndexRelation, keys: &Keys) -> Result<Phase, Bm25Error> {
         Order::Null => Distance::Null,
         Order::By(key) => {
             let scope = Scope { names: &names, defaults: &[key.column] };
-            let prepared = Prepared::combined(&open.view, Some((&key.query, scope)), &scoped)?;
-            let ranked = RankedScan::new(open.view.clone(), &prepared, FIRST_BATCH)?;
+            // The same query as a condition adds nothing, and without it the search ends early.
+            let is_same = |filter: &Key| filter.query == key.query && filter.column == key.column;
+            let only_order = filters.iter().all(is_same);
+            let conditions = if only_order { &[][..] } else { &scoped[..] };
+            let prepared = Prepared::combined(&open.view, Some((&key.query, scope)), conditions)?;
+            let together = partitions::statistics(key.bound, index, &prepared)?;
+            let first = cost::expected_rows(index.oid());
+            let view = open.view.clone();
+            let ranked = RankedScan::new(view, &prepared, first, together.as_deref())?;
             drop(attached);
-            return Ok(Phase::Ranked { open, scan: Box::new(ranked), filter });
+            let others = prepared.all_columns().iter().any(|&other| other != key.column);
+            let unmatched = if others { Distance::Zero } else { Distance::ZeroOrNull };
+            let rest = match filter {
+                None => Rest::All(unmatched),
+                Some(_) if only_order => Rest::None,
+                Some(filter) => Rest::Of(filter, unmatched),
+            };
+            return Ok(Phase::Ranked { open, scan: Box::new(ranked), rest });
         }
     };
     let mut tids = Vec::new();
@@ -310,13 +436,16 @@ unsafe fn slice<'a>(keys: pg_sys::ScanKey, count: i32) -> &'a [pg_sys::ScanKeyDa
 unsafe fn read_key(key: &pg_sys::ScanKeyData, index: IndexRelation) -> Key {
     let column = usize::try_from(key.sk_attno - 1).unwrap_or(0);
     // SAFETY: the strategy tells the argument's type, and the argument is not null.
-    let text = unsafe {
+    let (text, bound) = unsafe {
         match key.sk_strategy {
             MATCH_TEXT | DISTANCE_TEXT => {
                 let plain = Plain::from_datum(key.sk_argument);
-                to_utf8(plain.bytes().get(4..).unwrap_or(&[])).into_owned()
+                (to_utf8(plain.bytes().get(4..).unwrap_or(&[])).into_owned(), None)
             }
-            MATCH_BOUND | DISTANCE_BOUND => BoundQuery::new(key.sk_argument).text().into_owned(),
+            MATCH_BOUND | DISTANCE_BOUND => {
+                let query = BoundQuery::new(key.sk_argument);
+                (query.text().into_owned(), Some(query.index()))
+            }
             other => Report::new(
                 PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
                 format!("index \"{}\" knows no strategy {other}", index.name()),
@@ -324,15 +453,17 @@ unsafe fn read_key(key: &pg_sys::ScanKeyData, index: IndexRelation) -> Key {
             .raise(),
         }
     };
-    let query = index.check(parse(&text, key.sk_strategy));
-    Key { query, column }
+    let columns = index.columns();
+    let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let query = index.check(parse(&text, key.sk_strategy, &names));
+    Key { query, column, bound }
 }
 
 /// A condition has to be a query; an order takes whatever a user typed.
-pub fn parse(text: &str, strategy: u16) -> Result<Query, Bm25Error> {
+pub fn parse(text: &str, strategy: u16, columns: &[&str]) -> Result<Query, Bm25Error> {
     match strategy {
         MATCH_TEXT | MATCH_BOUND => Ok(Query::parse(text)?),
-        _ => Ok(Query::lenient(text)),
+        _ => Ok(Query::lenient(text, columns)),
     }
 }
 
