@@ -93,6 +93,11 @@ fuzz: model ## every fuzz target for FUZZ_SECONDS (60) each
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
+.PHONY: test-aarch64
+test-aarch64: ## the core's kernels, encoder and index on emulated aarch64 (NEON); half an hour
+	@scripts/setup.sh build aarch64
+	@scripts/aarch64.sh
+
 ##@ Measure it
 
 .PHONY: bench-encoder
