@@ -129,6 +129,10 @@ bench-search: pg-trees ## BM25 and hybrid search beside GIN and tantivy, quality
 bench-graph: model ## the graph alone, in memory: recall, page accesses and time of each layout
 	@cargo bench --locked -p distilface-core --bench hnsw
 
+.PHONY: bench-backend
+bench-backend: pg-trees ## embedding inside a backend beside the bare encoder; cold start; memory
+	@cargo bench --locked -p distilface-tests --bench backend
+
 .PHONY: bench-sql
 bench-sql: pg-trees ## embedding and search through SQL, beside pgvector where there is one
 	@benches/sql.sh

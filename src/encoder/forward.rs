@@ -2,10 +2,10 @@
 //!
 //! Rows are the texts' tokens end to end. Per layer: Q, K and V in one product; attention text by
 //! text; the output projection added to the residual; layer norm; the feed-forward in slices of
-//! rows and of inner columns, so that all of it stays in the second cache and each weight is read
-//! once a slice of rows; layer norm. The residual is f32
-//! throughout, activations are what the kernel works with. Every stage treats rows (attention:
-//! texts) one by one in an order of its own, so that a vector is the same bits in any company.
+//! rows and of inner columns, so that its activations stay in the second cache and each weight is
+//! read once a slice of rows; layer norm. The residual is f32 throughout, activations are what the
+//! kernel works with. Every stage treats rows (attention: texts) one by one in an order of its own,
+//! so that a vector is the same bits in any company.
 
 use super::batch::TokenBatch;
 use super::kernels::{self, Input, Kernel, Output, Stages};
@@ -16,9 +16,10 @@ use std::ops::Range;
 
 /// Columns of the feed-forward's inner layer that are kept at a time.
 const INNER: usize = 512;
-/// Bytes of residual, activations and inner columns that go through the feed-forward together: what
-/// stays in a second cache of 2 MB beside the weights that stream through.
-const FEED_FORWARD: usize = 1400 << 10;
+/// Bytes of residual, activations and inner columns that go through the feed-forward together.
+/// More than a second cache of 2 MB: the residual passes through once a slice of inner columns, while
+/// half the rows would read all weights twice.
+const FEED_FORWARD: usize = 3000 << 10;
 
 /// Why a pass ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

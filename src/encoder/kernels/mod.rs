@@ -107,14 +107,20 @@ impl Kernel {
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a, T> {
     pub data: &'a [T],
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AMX lays activations out by it"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only AMX lays activations out by it")
+    )]
     pub stride: usize,
     pub first: usize,
     pub rows: usize,
 }
 
 /// Where a product goes, from row 0.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AMX lays activations out by a stride"))]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AMX lays activations out by a stride")
+)]
 pub(crate) enum Output<'a, T> {
     /// Sum and bias, as activations.
     Store { data: &'a mut [T], stride: usize },

@@ -323,7 +323,10 @@ unsafe fn three_panel_sums(out: &mut [Sums; 3]) {
 }
 
 /// The same from int8 codes, which are widened a step ahead of the products.
-#[inline(always)]
+///
+/// The features stand here too: a closure in a function without them would call each intrinsic.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn three_panels_of_codes(
     a: *const u16,
     panel_stride: usize,
@@ -361,12 +364,20 @@ unsafe fn three_panels_of_codes(
     }
 }
 
+/// How far before its use a line of codes is asked for: the prefetcher stops at each page of 4 KB.
+const AHEAD: usize = 8 << 10;
+
 /// Int8 codes to bf16, which holds them exactly.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn widen(codes: *const i8, out: *mut u16, values: usize) {
     for at in (0..values).step_by(32) {
-        // SAFETY: both are `values` long, a multiple of 1024; the CPU has AVX-512 with BF16.
+        // SAFETY: both are `values` long, a multiple of 1024; the CPU has AVX-512 with BF16. A
+        // prefetch may point anywhere.
         unsafe {
+            if at % 64 == 0 {
+                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(at + AHEAD));
+            }
             let half = |i: usize| {
                 let codes = _mm_loadu_si128(codes.add(at + i).cast());
                 _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))
