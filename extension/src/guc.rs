@@ -36,6 +36,9 @@ pub static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(40);
 pub static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static MAX_BATCH_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(512);
+pub static WORKER: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub static BACKFILL_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
+pub static BACKFILL_BATCH_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(16_384);
 
 /// Registers every setting; called once, when the library is loaded.
 pub fn define() {
@@ -100,6 +103,34 @@ pub fn define() {
         &MAX_BATCH_TOKENS,
         32,
         65_536,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"distilface.worker",
+        c"Whether a background worker embeds what waits.",
+        c"Needs the library in shared_preload_libraries; CALL distilface_run() does the same work without.",
+        &WORKER,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"distilface.backfill_rows_per_second",
+        c"Rows a second that the filling of a table's vectors is held to.",
+        c"0 means no limit. The pauses lie between transactions.",
+        &BACKFILL_ROWS_PER_SECOND,
+        0,
+        1_000_000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"distilface.backfill_batch_tokens",
+        c"Tokens, estimated by the length of the texts, that a pipeline embeds in one transaction.",
+        c"A smaller batch locks fewer rows for a shorter time.",
+        &BACKFILL_BATCH_TOKENS,
+        64,
+        1_048_576,
         GucContext::Userset,
         GucFlags::default(),
     );

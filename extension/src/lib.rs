@@ -9,6 +9,7 @@ mod embedding;
 mod guc;
 mod model;
 mod pg;
+mod pipeline;
 
 pgrx::pg_module_magic!(name, version);
 
@@ -25,6 +26,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!("../../sql/hnsw.sql", name = "hnsw", requires = ["access_method"]);
 pgrx::extension_sql_file!("../../sql/bm25.sql", name = "bm25", requires = ["hnsw"]);
 pgrx::extension_sql_file!("../../sql/search.sql", name = "search", requires = ["bm25"]);
+pgrx::extension_sql_file!("../../sql/pipeline.sql", name = "pipeline", requires = ["search"]);
 
 /// Runs when a backend loads the library.
 #[pgrx::pg_guard]
@@ -36,4 +38,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::statement::install();
     pg::am::similarity::install();
     pg::bm25::order::install();
+    pg::worker::install();
 }

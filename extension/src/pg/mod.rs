@@ -7,6 +7,7 @@
 //!   PostgreSQL (the resource owner releases pins and locks), so each guard asks
 //!   `std::thread::panicking()` first.
 
+pub mod acting;
 pub mod am;
 pub mod array;
 pub mod bm25;
@@ -26,4 +27,6 @@ pub mod roles;
 pub mod statement;
 pub mod table;
 pub mod text;
+pub mod trigger;
 pub mod varlena;
+pub mod worker;

@@ -1,0 +1,217 @@
+//! Tables that keep themselves embedded: `distilface_vectorize` and what belongs to it.
+//!
+//! Most of it is SQL, see `sql/pipeline.sql`: what runs at a table is plain statements in short
+//! transactions. Here is what SQL cannot do: the row trigger, and work as the table's owner. The
+//! background worker, `pg/worker.rs`, only repeats `distilface.step`.
+//!
+//! Who runs what: procedures are the caller's and do nothing by themselves; each step of the work
+//! goes through [`distilface_as_owner`], which asks for the owner's privileges and then acts as the
+//! owner, so that a table's own triggers and expressions never run with more rights than the owner
+//! has. The trigger embeds as the writing user and reaches the queue as the owner.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use pgrx::prelude::*;
+use std::cell::RefCell;
+
+use crate::embed::session::{self, Strictness};
+use crate::model::registry;
+use crate::pg::acting::{act_as, with_plain_output};
+use crate::pg::embedding::Embedding;
+use crate::pg::report::Report;
+use crate::pg::roles;
+use crate::pg::trigger::{Row, RowTrigger, Timing};
+use crate::pg::worker;
+use distilface_core::encoder::InputKind;
+use pgrx::spi::OwnedPreparedStatement;
+
+/// What of `sql/pipeline.sql` may run as a table's owner.
+const OWNER_FUNCTIONS: [&str; 8] = [
+    "owner_install",
+    "owner_step",
+    "owner_uninstall",
+    "owner_shadow",
+    "owner_swap",
+    "owner_retry",
+    "owner_failed",
+    "owner_regenerate",
+];
+
+const ENQUEUE: &str =
+    "INSERT INTO distilface.queue (pipeline, key) VALUES ($1, $2::pg_catalog.text)";
+const REFRESH: &str = "SELECT distilface.refresh_now($1, $2::pg_catalog.text)";
+
+thread_local! {
+    static STATEMENTS: RefCell<[Option<OwnedPreparedStatement>; 2]> =
+        const { RefCell::new([None, None]) };
+}
+
+/// Calls `distilface.NAME(relation, args)` as the relation's owner.
+///
+/// # Errors
+/// Raises 42501 where the caller lacks the owner's privileges, and 42P01 for no relation.
+#[pg_extern(sql = false)]
+fn distilface_as_owner(
+    relation: pg_sys::Oid,
+    name: &str,
+    args: pgrx::JsonB,
+) -> Option<pgrx::JsonB> {
+    let Some(name) = OWNER_FUNCTIONS.into_iter().find(|known| *known == name) else {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("\"{name}\" is nothing that distilface does to a table"),
+        )
+        .raise()
+    };
+    let Some(owner) = owner_of(relation) else {
+        Report::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, "the table does not exist").raise()
+    };
+    if !roles::has_rights_of(roles::current(), owner) {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of table {}", name_of(relation)),
+        )
+        .raise()
+    }
+    let statement = format!("SELECT distilface.{name}($1, $2)");
+    act_as(owner, || {
+        let args = [DatumWithOid::from(relation), DatumWithOid::from(args)];
+        match Spi::get_one_with_args::<pgrx::JsonB>(&statement, &args) {
+            Ok(result) => result,
+            Err(error) => fail(&statement, &error),
+        }
+    })
+}
+
+/// Asks for a background worker in this database once the transaction has committed.
+#[pg_extern(sql = false)]
+fn distilface_wake_worker() {
+    worker::wake_at_commit();
+}
+
+/// Whether the library was preloaded, so that a background worker takes what waits.
+#[pg_extern(sql = false)]
+fn distilface_has_worker() -> bool {
+    worker::is_running()
+}
+
+/// The trigger of every form; its arguments are the pipeline, what to do, and the model.
+#[pg_extern(sql = false)]
+fn distilface_pipeline_trigger(fcinfo: pg_sys::FunctionCallInfo) -> Row {
+    // SAFETY: the call runs.
+    let trigger = unsafe { RowTrigger::from_call(fcinfo) };
+    // Without its companion the pipeline's columns are gone: the row is the user's own affair again.
+    let Some((&source, others)) = trigger.columns().split_first() else {
+        return trigger.row();
+    };
+    match (trigger.argument(1), trigger.timing()) {
+        (Some("embed"), Timing::Before) => match others.first() {
+            Some(&target) => embed(&trigger, source, target),
+            None => trigger.row(),
+        },
+        (Some("enqueue"), Timing::After) => {
+            // The first is the column of vectors.
+            hand_over(&trigger, source, others.get(1..).unwrap_or_default(), 0);
+            trigger.row()
+        }
+        (Some("enqueue_chunks"), Timing::After) => {
+            hand_over(&trigger, source, others, 0);
+            trigger.row()
+        }
+        (Some("chunk"), Timing::After) => {
+            hand_over(&trigger, source, others, 1);
+            trigger.row()
+        }
+        (what, timing) => Report::new(
+            PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            format!("distilface.pipeline_trigger() cannot do {what:?} in a trigger {timing:?}"),
+        )
+        .hint("distilface_vectorize makes the triggers of a table.")
+        .raise(),
+    }
+}
+
+/// Puts the new text's vector into the row.
+fn embed(trigger: &RowTrigger, source: i16, target: i16) -> Row {
+    if trigger.unchanged(source) {
+        return trigger.row();
+    }
+    // The owner's right to the model is enough for whoever may write the table.
+    let name = trigger.argument(2).unwrap_or_default();
+    let model = act_as(trigger.owner(), || registry::by_name(name));
+    let vector = trigger.text(source).and_then(|text| {
+        session::embed_one(model, InputKind::Passage, &text, Strictness::Pinned)
+            .map(|vector| Embedding::new(&vector).into_datum())
+    });
+    trigger.row_with(target, vector)
+}
+
+/// Hands the row's key to a statement that runs as the table's owner: into the queue, or to be
+/// chunked at once.
+fn hand_over(trigger: &RowTrigger, source: i16, key: &[i16], which: usize) {
+    let unchanged =
+        trigger.unchanged(source) && key.iter().all(|&column| trigger.unchanged(column));
+    if unchanged {
+        return;
+    }
+    let Some(pipeline) = trigger.argument(0).and_then(|argument| argument.parse::<i32>().ok())
+    else {
+        return;
+    };
+    let plain =
+        [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::TEXTOID, pg_sys::UUIDOID];
+    let values: Vec<Option<String>> =
+        if key.iter().all(|&column| plain.contains(&trigger.type_of(column))) {
+            key.iter().map(|&column| trigger.written(column)).collect()
+        } else {
+            // What this session's settings say about dates and fractions must not reach the queue.
+            with_plain_output(|| key.iter().map(|&column| trigger.written(column)).collect())
+        };
+    act_as(trigger.owner(), || {
+        STATEMENTS.with_borrow_mut(|statements| {
+            let slot = &mut statements[which];
+            let text = [ENQUEUE, REFRESH][which];
+            Spi::connect_mut(|client| {
+                let statement = match slot {
+                    Some(statement) => statement,
+                    None => {
+                        let types = [
+                            PgOid::BuiltIn(PgBuiltInOids::INT4OID),
+                            PgOid::BuiltIn(PgBuiltInOids::TEXTARRAYOID),
+                        ];
+                        let prepared = client
+                            .prepare_mut(text, &types)
+                            .unwrap_or_else(|error| fail(text, &error));
+                        slot.insert(prepared.keep())
+                    }
+                };
+                let args = [DatumWithOid::from(pipeline), DatumWithOid::from(values)];
+                if let Err(error) = client.update(&*statement, None, &args) {
+                    fail(text, &error)
+                }
+            });
+        });
+    });
+    if which == 0 {
+        worker::wake_at_commit();
+    }
+}
+
+fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    let statement = "SELECT (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1)";
+    Spi::get_one_with_args(statement, &[DatumWithOid::from(relation)])
+        .unwrap_or_else(|error| fail(statement, &error))
+}
+
+fn name_of(relation: pg_sys::Oid) -> String {
+    let statement = "SELECT $1::pg_catalog.regclass::pg_catalog.text";
+    Spi::get_one_with_args(statement, &[DatumWithOid::from(relation)])
+        .unwrap_or_else(|error| fail(statement, &error))
+        .unwrap_or_default()
+}
+
+fn fail(statement: &str, error: &pgrx::spi::Error) -> ! {
+    Report::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "a statement of a pipeline failed")
+        .detail(format!("{error} in: {statement}"))
+        .raise()
+}
