@@ -22,7 +22,7 @@ CREATE TABLE distilface.pipelines (
 	-- When the index is built (before or after the table is filled, or none), and its WITH list.
 	build_index text NOT NULL CHECK (build_index IN ('before', 'after', 'none')),
 	index_options text,
-	made_index regclass,
+	made_index boolean NOT NULL DEFAULT false,
 	filled boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE distilface.pipelines IS 'tables that distilface_vectorize keeps embedded';
@@ -116,7 +116,7 @@ CREATE FUNCTION distilface.has_worker() RETURNS boolean
 CREATE TYPE distilface.pipeline AS (
 	id integer, relation regclass, form text, model text, revision text, chunk_table regclass,
 	chunk_tokens integer, chunk_overlap integer, replaces integer, adds_target boolean,
-	build_index text, index_options text, made_index regclass, filled boolean,
+	build_index text, index_options text, made_index boolean, filled boolean,
 	source text, target text, keys text[], key_types text[]
 );
 
@@ -365,7 +365,6 @@ CREATE FUNCTION distilface.build_index(p distilface.pipeline) RETURNS void
 AS $$
 DECLARE
 	relation CONSTANT regclass := coalesce(p.chunk_table, p.relation);
-	made regclass;
 BEGIN
 	IF EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 			JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -374,8 +373,7 @@ BEGIN
 	END IF;
 	EXECUTE format('CREATE INDEX ON %s USING distilface_hnsw (%I @extschema@.embedding_cosine_ops)%s', relation, p.target,
 		' WITH (' || nullif(p.index_options, '') || ')');
-	SELECT i.indexrelid INTO made FROM pg_index i WHERE i.indrelid = relation ORDER BY i.indexrelid DESC LIMIT 1;
-	UPDATE distilface.pipelines SET made_index = made WHERE id = p.id;
+	UPDATE distilface.pipelines SET made_index = true WHERE id = p.id;
 END
 $$;
 
@@ -925,6 +923,7 @@ AS $$
 DECLARE
 	p distilface.pipeline;
 	keep CONSTANT boolean := (args ->> 'keep_data')::boolean;
+	made regclass;
 	ended integer := 0;
 BEGIN
 	FOR p IN SELECT * FROM distilface.describe(owner_uninstall.target) d
@@ -938,8 +937,12 @@ BEGIN
 			EXECUTE format('DROP TABLE %s', p.chunk_table);
 		ELSIF p.adds_target THEN
 			EXECUTE format('ALTER TABLE %s DROP COLUMN %I', p.relation, p.target);
-		ELSIF p.made_index IS NOT NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = p.made_index) THEN
-			EXECUTE format('DROP INDEX %s', p.made_index);
+		ELSIF p.made_index THEN
+			FOR made IN SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+				JOIN pg_am m ON m.oid = c.relam JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+				WHERE i.indrelid = p.relation AND m.amname = 'distilface_hnsw' AND a.attname = p.target LOOP
+				EXECUTE format('DROP INDEX %s', made);
+			END LOOP;
 		END IF;
 		PERFORM distilface.forget(p.id);
 		ended := ended + 1;
@@ -1120,7 +1123,7 @@ BEGIN
 	PERFORM distilface.drop_triggers(old.id, old.relation);
 	PERFORM distilface.forget(old.id);
 	UPDATE distilface.pipelines SET replaces = NULL, adds_target = old.adds_target, build_index = old.build_index,
-		index_options = old.index_options WHERE id = shadow.id;
+		index_options = old.index_options, made_index = old.made_index WHERE id = shadow.id;
 	-- Views over the old vectors make this fail, and everything stays as it was.
 	IF old.chunk_table IS NOT NULL THEN
 		EXECUTE format('DROP TABLE %s', old.chunk_table);
@@ -1133,7 +1136,6 @@ BEGIN
 		WHERE i.indrelid = coalesce(shadow.chunk_table, shadow.relation) AND c.relname LIKE '%\_next'
 			AND to_regclass(format('%I.%I', (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace), left(c.relname, -5))) IS NULL LOOP
 		EXECUTE format('ALTER INDEX %s RENAME TO %I', twin.index, twin.name);
-		UPDATE distilface.pipelines SET made_index = twin.index WHERE id = shadow.id;
 	END LOOP;
 	RETURN '{"swapped": true}';
 END
