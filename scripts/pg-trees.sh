@@ -2,7 +2,7 @@
 # Private PostgreSQL trees for the tests, each with this checkout's extension installed: a copy of Debian's 15
 # (PostgreSQL finds its files relative to its executable, so a copy is a server of its own), and the wheel's
 # 16 and 18 where they are. The local server is not touched, no root is needed, and two checkouts do not get
-# in each other's way. Writes target/pg-trees, a line `VERSION BINDIR` each, which the test harness reads.
+# in each other's way. The extension has its failpoints here (`extension/src/pg/failpoint.rs`), which tests use. Writes target/pg-trees, a line `VERSION BINDIR` each, which the test harness reads.
 . "$(dirname "$0")/common.sh"
 
 versions=${DISTILFACE_PG_VERSIONS:-15 18}
@@ -49,9 +49,9 @@ for version in $versions; do
   esac
   say "installing the extension into a private PostgreSQL $version"
   if [ "$version" = 15 ]; then
-    (cd extension && cargo pgrx package -c "$PG_CONFIG" --out-dir "$root/15")
+    (cd extension && cargo pgrx package --features failpoints -c "$PG_CONFIG" --out-dir "$root/15")
   else
-    (cd extension && cargo pgrx install --release -c "$bin/pg_config")
+    (cd extension && cargo pgrx install --release --features failpoints -c "$bin/pg_config")
   fi
   echo "$version $bin" >>$list.new
 done

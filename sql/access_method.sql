@@ -16,7 +16,15 @@ CREATE FUNCTION distilface_index_info(index regclass,
 	LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 1;
 COMMENT ON FUNCTION distilface_index_info(regclass) IS 'figures of a distilface_hnsw index';
 
-CREATE FUNCTION distilface_index_check(index regclass) RETURNS SETOF text
+CREATE FUNCTION distilface_index_check(index regclass, heap boolean DEFAULT true) RETURNS SETOF text
 	AS 'MODULE_PATHNAME', 'distilface_index_check_wrapper'
 	LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 1;
-COMMENT ON FUNCTION distilface_index_check(regclass) IS 'broken invariants of a distilface_hnsw index; no row when it is sound';
+COMMENT ON FUNCTION distilface_index_check(regclass, boolean) IS 'broken invariants of an index, with heap also rows of the table that it lacks or knows wrongly; no row when it is sound';
+
+CREATE FUNCTION distilface_last_scan(
+	OUT index regclass, OUT scans bigint, OUT visited_nodes bigint, OUT pages bigint, OUT rows bigint,
+	OUT late_rows bigint, OUT resumes bigint, OUT swept_nodes bigint, OUT filtering text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'distilface_last_scan_wrapper'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION distilface_last_scan() IS 'what this session''s last scan of a distilface_hnsw index did';

@@ -2,7 +2,7 @@
 -- 2 the same with rows that have no distance in front; 3 to 7 are <, <=, =, >= and > of filter columns. Support function 1 tells the access method what
 -- it indexes: the low byte of its result is the metric (1 L2, 2 inner product, 3 cosine, 4 L1), the
 -- next byte what the column's values are (0 vectors of single precision, as embedding and pgvector's
--- vector; 1 of half precision, as pgvector's halfvec; 2 text).
+-- vector; 1 of half precision, as pgvector's halfvec; 2 text; 3 arrays of real).
 
 CREATE FUNCTION embedding_hnsw_l2(internal) RETURNS integer
 	AS 'MODULE_PATHNAME', 'embedding_hnsw_l2_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
@@ -115,3 +115,94 @@ CREATE OPERATOR CLASS timestamp_filter_ops
 CREATE OPERATOR CLASS timestamptz_filter_ops
 	DEFAULT FOR TYPE timestamptz USING distilface_hnsw AS
 	OPERATOR 3 <, OPERATOR 4 <=, OPERATOR 5 =, OPERATOR 6 >=, OPERATOR 7 >;
+
+-- real[]: the same operators and classes. A driver's array compares with a column of embeddings too, by an
+-- operator that the column's index knows.
+CREATE FUNCTION real_array_l2_distance(real[], real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'real_array_l2_distance_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <-> (
+	LEFTARG = real[], RIGHTARG = real[], PROCEDURE = real_array_l2_distance, COMMUTATOR = '<->'
+);
+COMMENT ON OPERATOR <-> (real[], real[]) IS 'Euclidean distance';
+CREATE FUNCTION embedding_real_array_l2_distance(embedding, real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'embedding_real_array_l2_distance_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <-> (
+	LEFTARG = embedding, RIGHTARG = real[], PROCEDURE = embedding_real_array_l2_distance
+);
+COMMENT ON OPERATOR <-> (embedding, real[]) IS 'Euclidean distance';
+ALTER OPERATOR FAMILY embedding_l2_ops USING distilface_hnsw ADD
+	OPERATOR 1 <-> (embedding, real[]) FOR ORDER BY float_ops;
+CREATE FUNCTION real_array_hnsw_l2(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'real_array_hnsw_l2_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+CREATE OPERATOR CLASS real_array_l2_ops
+	FOR TYPE real[] USING distilface_hnsw AS
+	OPERATOR 1 <-> (real[], real[]) FOR ORDER BY float_ops,
+	FUNCTION 1 real_array_hnsw_l2(internal);
+CREATE FUNCTION real_array_negative_inner_product(real[], real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'real_array_negative_inner_product_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <#> (
+	LEFTARG = real[], RIGHTARG = real[], PROCEDURE = real_array_negative_inner_product, COMMUTATOR = '<#>'
+);
+COMMENT ON OPERATOR <#> (real[], real[]) IS 'negative inner product';
+CREATE FUNCTION embedding_real_array_negative_inner_product(embedding, real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'embedding_real_array_negative_inner_product_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <#> (
+	LEFTARG = embedding, RIGHTARG = real[], PROCEDURE = embedding_real_array_negative_inner_product
+);
+COMMENT ON OPERATOR <#> (embedding, real[]) IS 'negative inner product';
+ALTER OPERATOR FAMILY embedding_ip_ops USING distilface_hnsw ADD
+	OPERATOR 1 <#> (embedding, real[]) FOR ORDER BY float_ops;
+CREATE FUNCTION real_array_hnsw_ip(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'real_array_hnsw_ip_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+CREATE OPERATOR CLASS real_array_ip_ops
+	FOR TYPE real[] USING distilface_hnsw AS
+	OPERATOR 1 <#> (real[], real[]) FOR ORDER BY float_ops,
+	FUNCTION 1 real_array_hnsw_ip(internal);
+CREATE FUNCTION real_array_cosine_distance(real[], real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'real_array_cosine_distance_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <=> (
+	LEFTARG = real[], RIGHTARG = real[], PROCEDURE = real_array_cosine_distance, COMMUTATOR = '<=>'
+);
+COMMENT ON OPERATOR <=> (real[], real[]) IS 'cosine distance';
+CREATE FUNCTION embedding_real_array_cosine_distance(embedding, real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'embedding_real_array_cosine_distance_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <=> (
+	LEFTARG = embedding, RIGHTARG = real[], PROCEDURE = embedding_real_array_cosine_distance
+);
+COMMENT ON OPERATOR <=> (embedding, real[]) IS 'cosine distance';
+ALTER OPERATOR FAMILY embedding_cosine_ops USING distilface_hnsw ADD
+	OPERATOR 1 <=> (embedding, real[]) FOR ORDER BY float_ops;
+CREATE FUNCTION real_array_hnsw_cosine(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'real_array_hnsw_cosine_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+CREATE OPERATOR CLASS real_array_cosine_ops
+	DEFAULT FOR TYPE real[] USING distilface_hnsw AS
+	OPERATOR 1 <=> (real[], real[]) FOR ORDER BY float_ops,
+	FUNCTION 1 real_array_hnsw_cosine(internal);
+CREATE FUNCTION real_array_l1_distance(real[], real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'real_array_l1_distance_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <+> (
+	LEFTARG = real[], RIGHTARG = real[], PROCEDURE = real_array_l1_distance, COMMUTATOR = '<+>'
+);
+COMMENT ON OPERATOR <+> (real[], real[]) IS 'taxicab distance';
+CREATE FUNCTION embedding_real_array_l1_distance(embedding, real[]) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'embedding_real_array_l1_distance_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20;
+CREATE OPERATOR <+> (
+	LEFTARG = embedding, RIGHTARG = real[], PROCEDURE = embedding_real_array_l1_distance
+);
+COMMENT ON OPERATOR <+> (embedding, real[]) IS 'taxicab distance';
+ALTER OPERATOR FAMILY embedding_l1_ops USING distilface_hnsw ADD
+	OPERATOR 1 <+> (embedding, real[]) FOR ORDER BY float_ops;
+CREATE FUNCTION real_array_hnsw_l1(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'real_array_hnsw_l1_wrapper' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+CREATE OPERATOR CLASS real_array_l1_ops
+	FOR TYPE real[] USING distilface_hnsw AS
+	OPERATOR 1 <+> (real[], real[]) FOR ORDER BY float_ops,
+	FUNCTION 1 real_array_hnsw_l1(internal);

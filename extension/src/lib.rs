@@ -32,6 +32,8 @@ pgrx::extension_sql_file!("../../sql/pipeline.sql", name = "pipeline", requires 
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
+    #[cfg(feature = "failpoints")]
+    pg::failpoint::define();
     pg::am::options::define();
     pg::bm25::options::define();
     pg::invalidation::install();
@@ -39,4 +41,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::am::similarity::install();
     pg::bm25::order::install();
     pg::worker::install();
+    pg::am::explain::install();
 }

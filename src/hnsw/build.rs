@@ -216,7 +216,9 @@ impl Builder {
         progress: &mut dyn Progress,
     ) -> Result<BuildStats, HnswError> {
         create_empty_with_seed(store, self.params, self.options.seed)?;
+        store.failpoint("build has an empty index")?;
         self.link(store, progress)?;
+        store.failpoint("build linked its nodes")?;
         progress.report(BuildPhase::Placing, 0, 0);
         let layout = Layout::new(&self.params);
         let slots = place_nodes(&self.graph, &layout, &mut || store.check_interrupts())?;
@@ -320,8 +322,10 @@ impl Builder {
                 }
             }
             txn.commit()?;
+            store.failpoint("build wrote pages")?;
         }
         progress.report(BuildPhase::Writing, total, total);
+        store.failpoint("build writes its metapage")?;
         let mut meta = Meta::new(self.params, self.options.seed);
         meta.entry = self.graph.entry().map(|(node, level)| Entry {
             id: plan.node_ids[node as usize],

@@ -157,20 +157,26 @@ struct Insertion<'s, 'a, S: PageStore> {
 impl<S: PageStore> Insertion<'_, '_, S> {
     /// `None` where the first node of an empty index came from someone else meanwhile.
     fn run(&mut self) -> Result<Option<Inserted>, HnswError> {
+        let store = self.links.reader.store;
+        store.failpoint("insert begins")?;
         let Some(entry) = self.meta.entry else { return self.insert_first() };
         let neighbors = self.search(entry)?;
         let Some(neighbors) = neighbors else { return Ok(Some(Inserted::Shared)) };
+        store.failpoint("insert has its neighbors")?;
         let node = self.write_node(&neighbors)?;
+        store.failpoint("insert wrote its node")?;
         let mut reachable = false;
         for (level, links) in neighbors.iter().enumerate().rev() {
             for &base in links {
                 let linked = self.links.link_back(base, node, &self.code, level as u8)?;
                 reachable |= linked && level == 0;
+                store.failpoint("insert linked back")?;
             }
         }
         if !reachable {
             self.links.link_from_any(&neighbors[0], node)?;
         }
+        store.failpoint("insert promotes")?;
         self.promote(node)?;
         Ok(Some(Inserted::Node))
     }

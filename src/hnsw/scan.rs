@@ -291,6 +291,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
 
     fn start(&mut self) -> Result<(), PageError> {
         self.phase = Phase::InOrder;
+        self.reader.store.failpoint("scan begins")?;
         if let Some(entry) = self.meta.entry {
             let ef = self.ef();
             if self.search.matches.is_some() {
@@ -328,6 +329,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
             self.search.gather_all();
         } else {
             self.stats.resumes += 1;
+            self.reader.store.failpoint("scan resumes")?;
             self.search.widen(ef);
             self.search.run(&mut self.reader, &self.query, 0, ef)?;
             self.bound_filtered()?;
@@ -361,6 +363,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
 
     /// Finds the live nodes that the graph did not lead to.
     fn sweep(&mut self) -> Result<(), PageError> {
+        self.reader.store.failpoint("scan sweeps")?;
         // Nodes visited on upper levels only were forgotten there, so this is level 0's account.
         let end = self.meta.page_end.min(self.reader.store.page_count()?);
         for blkno in 1..end {

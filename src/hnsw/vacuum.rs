@@ -71,6 +71,7 @@ pub fn bulk_delete<S: PageStore>(
     while blkno < read_end(store, blkno)? {
         store.check_interrupts()?;
         delete_from_page(store, &layout, blkno, is_dead, &mut hollow, &mut stats)?;
+        store.failpoint("vacuum swept a page")?;
         blkno += 1;
     }
     hollow.sort_unstable();
@@ -78,6 +79,7 @@ pub fn bulk_delete<S: PageStore>(
     if !hollow.is_empty() {
         mark_dead_pending(store)?;
     }
+    store.failpoint("vacuum marked the dead")?;
     for node in hollow {
         store.check_interrupts()?;
         stats.dead_nodes += u64::from(compact_postings(store, &layout, node)?);
@@ -343,6 +345,7 @@ pub fn cleanup<S: PageStore>(store: &S) -> Result<CleanupStats, HnswError> {
         return Ok(CleanupStats { nodes: meta.nodes.into(), ..CleanupStats::default() });
     }
     drop(store.lock_updates(LockMode::Exclusive)?);
+    store.failpoint("cleanup waited for inserts")?;
     let layout = Layout::new(&meta.params);
     let mut cleanup = Cleanup {
         store,
@@ -353,9 +356,13 @@ pub fn cleanup<S: PageStore>(store: &S) -> Result<CleanupStats, HnswError> {
         stats: CleanupStats::default(),
     };
     let best = cleanup.list_dead()?;
+    store.failpoint("cleanup listed the dead")?;
     cleanup.move_entry(best)?;
+    store.failpoint("cleanup moved the entry point")?;
     cleanup.repair()?;
+    store.failpoint("cleanup repaired all lists")?;
     cleanup.free()?;
+    store.failpoint("cleanup freed all slots")?;
     cleanup.finish()?;
     Ok(cleanup.stats)
 }
@@ -552,6 +559,7 @@ impl<S: PageStore> Cleanup<'_, S> {
             let wanted = self.splice(node, &code, list.level, &current)?;
             if self.links.replace_links(node, place, list.level, &current, &wanted)? {
                 self.stats.repaired += 1;
+                self.store.failpoint("cleanup repaired a list")?;
                 return Ok(wanted);
             }
         }
@@ -639,6 +647,7 @@ impl<S: PageStore> Cleanup<'_, S> {
             meta.write(txn.page(METAPAGE)?);
             txn.commit()?;
             self.stats.freed += slots.len() as u64;
+            self.store.failpoint("cleanup freed a page")?;
         }
         Ok(())
     }

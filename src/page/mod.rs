@@ -123,6 +123,12 @@ pub trait PageStore {
         Ok(Some(UpdateLock::none()))
     }
 
+    /// A named moment between two writes, for tests to fail, stop or wait at; see the callers. Called
+    /// with no content lock held.
+    fn failpoint(&self, _name: &'static str) -> Result<(), PageError> {
+        Ok(())
+    }
+
     /// Ends the operation with [`PageError::Interrupted`] (or, in PostgreSQL, by raising its own
     /// error) where the user asked for it. Never called with a content lock held.
     fn check_interrupts(&self) -> Result<(), PageError>;

@@ -21,7 +21,7 @@ const RECALL: f64 = 0.95;
 const CONDITIONS: [(&str, &str); 6] = [
     ("50 % at random", "r < 5000"),
     ("10 % at random", "r BETWEEN 2000 AND 2999"),
-    ("1 % at random", "r / 100 = Q % 100"),
+    ("1 % by range", "r >= Q % 100 * 100 AND r < Q % 100 * 100 + 100"),
     ("1 % by equality", "grp = Q % 100"),
     ("0.1 % at random", "r BETWEEN 40 AND 49"),
     ("1 % in one region", "region = Q % 100 + 1"),

@@ -343,10 +343,17 @@ fn the_planner_weighs_filter_columns_against_other_ways() {
     let q = random_vector(1, 128);
     let mut plan =
         |rest: &str| session.column(&format!("EXPLAIN SELECT k FROM t {rest}")).join("\n");
-    for condition in ["tenant = 7", "tenant < 100", "tenant IS NOT NULL"] {
+    for condition in
+        ["tenant = 7", "tenant < 100", "tenant = ANY ('{1,2,3}')", "tenant IS NOT NULL"]
+    {
         let text = plan(&format!("WHERE {condition} ORDER BY e <=> '{q}' LIMIT 10"));
         assert!(text.contains("Index Scan using i ") && text.contains("Index Cond"), "{text}");
     }
+    // The order by falling similarity is offered with the same clauses.
+    let text = plan(&format!(
+        "WHERE tenant = ANY ('{{1,2}}') AND e IS NOT NULL ORDER BY distilface_similarity(e, '{q}') DESC NULLS LAST LIMIT 5"
+    ));
+    assert!(text.contains("Index Scan using i ") && text.contains("Index Cond"), "{text}");
     // One row: the primary key finds it at once.
     let text = plan(&format!("WHERE tenant = 7 AND k = 207 ORDER BY e <=> '{q}' LIMIT 10"));
     assert!(text.contains("t_pkey"), "{text}");

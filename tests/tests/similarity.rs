@@ -16,6 +16,8 @@ fn both_ways(session: &mut Session, query: &str) -> (Vec<String>, Vec<String>) {
     session.sql("SET enable_seqscan = off");
     let plan = session.column(&format!("EXPLAIN {query}")).join("\n");
     assert!(plan.contains("Order By:"), "no ordered index scan for {query}:\n{plan}");
+    // In the index's order: a full sort above it would read every row.
+    assert!(!plan.contains("->  Sort "), "sorted again, {query}:\n{plan}");
     let by_index = session.column(query);
     session.sql("SET enable_seqscan = on; SET enable_indexscan = off");
     let plan = session.column(&format!("EXPLAIN {query}")).join("\n");

@@ -5,6 +5,7 @@ use pgrx::pg_extern;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 
 use super::{Embedding, EmbeddingRef, check_same_dims};
+use crate::pg::numbers::NumberArray;
 use crate::pg::report::Report;
 
 /// `<->`
@@ -49,6 +50,28 @@ fn embedding_cosine_undefined_first(a: Option<EmbeddingRef>, b: Option<Embedding
     if distance.is_nan() { f64::NEG_INFINITY } else { distance }
 }
 
+macro_rules! array_distances {
+    ($($arrays:ident, $mixed:ident: $metric:expr;)*) => {$(
+        #[pg_extern(sql = false, immutable, parallel_safe)]
+        fn $arrays(a: NumberArray, b: NumberArray) -> f64 {
+            distance($metric, &a.to_vector(), &b.to_vector())
+        }
+
+        #[pg_extern(sql = false, immutable, parallel_safe)]
+        fn $mixed(a: EmbeddingRef, b: NumberArray) -> f64 {
+            distance($metric, &a, &b.to_vector())
+        }
+    )*};
+}
+
+// Distances between arrays of type `real[]`, and from an embedding to one.
+array_distances! {
+    real_array_l2_distance, embedding_real_array_l2_distance: Metric::L2;
+    real_array_negative_inner_product, embedding_real_array_negative_inner_product: Metric::InnerProduct;
+    real_array_cosine_distance, embedding_real_array_cosine_distance: Metric::Cosine;
+    real_array_l1_distance, embedding_real_array_l1_distance: Metric::L1;
+}
+
 #[inline]
 fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
     check_same_dims(a, b);
@@ -89,6 +112,7 @@ enum Element {
     Single = 0,
     Half = 1,
     Text = 2,
+    Array = 3,
 }
 
 hnsw_support! {
@@ -100,6 +124,10 @@ hnsw_support! {
     halfvec_hnsw_ip: Metric::InnerProduct, Element::Half;
     halfvec_hnsw_cosine: Metric::Cosine, Element::Half;
     halfvec_hnsw_l1: Metric::L1, Element::Half;
+    real_array_hnsw_l2: Metric::L2, Element::Array;
+    real_array_hnsw_ip: Metric::InnerProduct, Element::Array;
+    real_array_hnsw_cosine: Metric::Cosine, Element::Array;
+    real_array_hnsw_l1: Metric::L1, Element::Array;
     text_semantic_column: Metric::Cosine, Element::Text;
 }
 

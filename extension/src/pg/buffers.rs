@@ -253,6 +253,12 @@ impl PageStore for SharedBuffers {
         Ok(held.then(|| UpdateLock::held(HeldPageLock { relation, page, lockmode })))
     }
 
+    #[cfg(feature = "failpoints")]
+    fn failpoint(&self, name: &'static str) -> Result<(), PageError> {
+        super::failpoint::reached(name);
+        Ok(())
+    }
+
     fn check_interrupts(&self) -> Result<(), PageError> {
         interrupts::check();
         if self.pace == Pace::Vacuum {

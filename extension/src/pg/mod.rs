@@ -14,6 +14,8 @@ pub mod bm25;
 pub mod buffers;
 pub mod embedding;
 pub mod exclusive;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 pub mod hash;
 pub mod index_am;
 pub mod interrupts;

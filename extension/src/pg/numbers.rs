@@ -19,6 +19,27 @@ const _: () = assert!(size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>() == A
 pub struct NumberArray<'a>(Plain<'a>);
 
 impl NumberArray<'_> {
+    /// An array that is no argument.
+    ///
+    /// # Safety
+    /// `datum` is a non-null array of one of the types, which outlives the value.
+    pub unsafe fn from_plain_datum(datum: pg_sys::Datum) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { Plain::from_datum(datum) })
+    }
+
+    /// The elements as a vector that a distance can be computed of.
+    ///
+    /// # Errors
+    /// As [`NumberArray::to_f32`]; 22000 where one is not finite.
+    pub fn to_vector(&self) -> Vec<f32> {
+        let numbers = self.to_f32();
+        if let Err(error) = vector::check(&numbers) {
+            errors::raise_invalid(error);
+        }
+        numbers
+    }
+
     /// The elements in single precision.
     ///
     /// # Errors

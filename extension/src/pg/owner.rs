@@ -9,14 +9,23 @@ use std::ffi::CStr;
 ///
 /// The caller has checked what the user may do.
 pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    // A build runs inside a security-restricted operation, which forbids no INSERT.
+    switched(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS, work)
+}
+
+/// Runs `work`, which evaluates a table's own expressions, as the table's owner and unable to do more
+/// than evaluate: a superuser who looks at an index must not run its owner's code with his rights.
+pub fn as_table_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    switched(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, work)
+}
+
+fn switched<T>(owner: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: saves, sets and restores this backend's user and settings, as PostgreSQL's own
     // referential integrity does; an error in between is cleaned up at the transaction's end.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let flags = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32;
-        // A build runs inside a security-restricted operation, which forbids no INSERT.
-        pg_sys::SetUserIdAndSecContext(owner, context | flags);
+        pg_sys::SetUserIdAndSecContext(owner, context | flags as i32);
         let nest_level = pg_sys::NewGUCNestLevel();
         set_search_path(c"pg_catalog, pg_temp");
         let result = work();

@@ -123,6 +123,8 @@ pub enum Element {
     Half,
     /// Text, which a model turns into vectors.
     Text,
+    /// Arrays of single-precision numbers.
+    Array,
 }
 
 impl Column {
@@ -133,6 +135,7 @@ impl Column {
             0 => Element::Single,
             1 => Element::Half,
             2 => Element::Text,
+            3 => Element::Array,
             _ => return None,
         };
         Some(Self { metric: Metric::from_code(metric).ok()?, element })

@@ -1,5 +1,6 @@
 //! `distilface_index_info` and `distilface_index_check`: looking into an index.
 
+use super::heapcheck;
 use super::index::IndexRelation;
 use super::raise;
 use crate::pg::bm25;
@@ -36,7 +37,7 @@ fn distilface_index_info(
         name!(page_locality, f64),
     ),
 > {
-    let row = visit(index, hnsw::info).map(|info: IndexInfo| {
+    let row = visit(index, |_, store| hnsw::info(store)).map(|info: IndexInfo| {
         (
             i32::from(info.format_version),
             info.params.dims() as i32,
@@ -58,16 +59,26 @@ fn distilface_index_info(
     TableIterator::new(row)
 }
 
-/// Every broken invariant of an index, in words; no row when there is none.
+/// Every broken invariant of an index, in words; no row when there is none. With `heap`, every row of
+/// the table is looked for as well.
 #[pg_extern(sql = false)]
-fn distilface_index_check(index: pg_sys::Oid) -> SetOfIterator<'static, String> {
+fn distilface_index_check(index: pg_sys::Oid, heap: bool) -> SetOfIterator<'static, String> {
     if let Some(problems) = bm25::functions::check_if_ours(index) {
         return SetOfIterator::new(problems);
     }
-    let report: CheckReport = visit(index, hnsw::check).unwrap_or_default();
+    let report: CheckReport = visit(index, |_, store| hnsw::check(store)).unwrap_or_default();
     let unsaid = report.violation_count.saturating_sub(report.violations.len() as u64);
     let rest = (unsaid > 0).then(|| format!("and {unsaid} more"));
-    SetOfIterator::new(report.violations.into_iter().chain(rest).collect::<Vec<_>>())
+    let beside_heap = match heap && report.is_ok() {
+        true => visit(index, |index, store| {
+            // SAFETY: `visit` holds the index open and has checked its owner.
+            Ok(unsafe { heapcheck::differences(index, store) })
+        }),
+        // What does not hold together by itself is not worth comparing.
+        false => None,
+    };
+    let problems = report.violations.into_iter().chain(rest).chain(beside_heap.unwrap_or_default());
+    SetOfIterator::new(problems.collect::<Vec<_>>())
 }
 
 /// The revision of the model that filled an index on text; NULL where it has no page yet or, unless
@@ -102,7 +113,7 @@ fn distilface_index_revision(index: pg_sys::Oid, wait: bool) -> Option<String> {
 /// Raises 42809 for what is no `distilface_hnsw` index and 42501 for somebody else's.
 fn visit<T>(
     oid: pg_sys::Oid,
-    look: impl FnOnce(&SharedBuffers) -> Result<T, HnswError>,
+    look: impl FnOnce(IndexRelation, &SharedBuffers) -> Result<T, HnswError>,
 ) -> Option<T> {
     // SAFETY: opens by oid under a lock that lets reads and writes go on; PostgreSQL raises an error
     // where it is no index. Closed below; an error's end of transaction closes it as well.
@@ -126,7 +137,8 @@ fn visit<T>(
         }
         let store = index.store(Logging::Generic);
         let pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into()));
-        let seen = (pages > 0).then(|| look(&store).unwrap_or_else(|error| raise(&index, error)));
+        let seen =
+            (pages > 0).then(|| look(index, &store).unwrap_or_else(|error| raise(&index, error)));
         pg_sys::index_close(relation, lock);
         seen
     }

@@ -12,11 +12,14 @@
 
 mod build;
 mod cost;
+pub mod explain;
 mod filter;
+mod heapcheck;
 mod index;
 mod insert;
 pub mod inspect;
 pub mod options;
+mod paths;
 mod scan;
 pub mod similarity;
 mod vacuum;

@@ -3,6 +3,7 @@
 //! A scan holds neither pins nor locks between two rows, so an open cursor keeps nobody waiting and
 //! an error leaves nothing behind.
 
+use super::explain::Work;
 use super::filter::{Decides, FilterColumns};
 use super::index::IndexRelation;
 use super::raise;
@@ -29,7 +30,33 @@ struct State {
     unplaced: Option<f64>,
     /// Who decides whether a row meets the scan's clauses.
     decides: Decides,
+    /// What its scans did that have ended.
+    work: Work,
     phase: Phase,
+}
+
+impl State {
+    /// Ends the scan under way, if there is one.
+    fn end(&mut self) {
+        if let Some(scan) = self.scan.take() {
+            self.work.add(scan.stats());
+        }
+    }
+}
+
+/// What the scans of a descriptor did, the one under way included.
+///
+/// # Safety
+/// The descriptor is one that [`ambeginscan`] made and that has not ended.
+#[cfg(feature = "pg18")]
+pub unsafe fn work(scan: pg_sys::IndexScanDesc) -> Work {
+    // SAFETY: the caller's promise.
+    let state = unsafe { &*(*scan).opaque.cast::<State>() };
+    let mut work = state.work;
+    if let Some(scan) = &state.scan {
+        work.add(scan.stats());
+    }
+    work
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,6 +103,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
             claim: Claim::LowerBound,
             unplaced: None,
             decides: Decides::Index,
+            work: Work::default(),
             phase: Phase::NotStarted,
         };
         begin_scan(index, nkeys, norderbys, state)
@@ -95,7 +123,7 @@ pub unsafe extern "C-unwind" fn amrescan(
     // may be the same one.
     unsafe {
         let state = &mut *(*scan).opaque.cast::<State>();
-        state.scan = None;
+        state.end();
         state.phase = Phase::NotStarted;
         keep_keys(scan, keys, nkeys, orderbys, norderbys);
     }
@@ -119,11 +147,12 @@ pub unsafe extern "C-unwind" fn amgettuple(
     // pins know that the transaction's end releases them.
     let Some(mut running) = state.scan.take() else { return false };
     let next = running.next().unwrap_or_else(|error| raise(&index, error));
+    state.scan = Some(running);
     let Some(hit) = next else {
+        state.end();
         state.phase = Phase::Ended;
         return false;
     };
-    state.scan = Some(running);
     // SAFETY: the scan has one ORDER BY key, for which `ambeginscan` made room.
     unsafe {
         (*scan).xs_heaptid = item_pointer(hit.heap_tid);
@@ -148,7 +177,11 @@ pub unsafe extern "C-unwind" fn amgettuple(
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: PostgreSQL's own argument; the executor's memory context drops the state itself.
-    unsafe { (*(*scan).opaque.cast::<State>()).scan = None };
+    unsafe {
+        let state = &mut *(*scan).opaque.cast::<State>();
+        state.end();
+        state.work.publish((*(*scan).indexRelation).rd_id);
+    }
 }
 
 unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut State) {
@@ -185,7 +218,7 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut S
         if (*key).sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
             (None, true)
         } else {
-            (source.query((*key).sk_argument), false)
+            (source.query((*key).sk_argument, (*key).sk_subtype), false)
         }
     };
     let claim = match (&query, source) {

@@ -6,10 +6,12 @@
 //! descending order. `NULLS LAST` is what strategy 1, the distance, does; for `NULLS FIRST` there is
 //! strategy 2, the distance with such rows in front. So the index's order is the sort's in both.
 //!
-//! The path is an index path in its own order, under a projection that claims the query's order
-//! (PostgreSQL drops a projection that changes nothing when it makes the plan).
+//! The path is an index path in its own order, under a LIMIT without a count that claims the query's
+//! order: the executor's index scan needs the operator of the index's order, and of all nodes above one
+//! the planner keeps this one and its claim as they are.
 
 use super::index::{Element, IndexRelation};
+use super::paths;
 use super::vectors::Source;
 use crate::model::registry;
 use crate::pg::buffers::Logging;
@@ -53,6 +55,7 @@ unsafe extern "C-unwind" fn set_rel_pathlist(
         if !is_table || (*rel).indexlist.is_null() || (*root).query_pathkeys.is_null() {
             return;
         }
+        paths::offer_with_all_clauses(root, rel);
         let Some(pathkey) = elements::<pg_sys::PathKey>((*root).query_pathkeys).next() else {
             return;
         };
@@ -116,7 +119,7 @@ unsafe fn offer(
         let path = pg_sys::create_index_path(
             root,
             index,
-            std::ptr::null_mut(),
+            paths::filter_clauses(root, index, std::ptr::null_mut()),
             list_of(clause.cast()),
             pg_sys::list_make1_impl(pg_sys::NodeTag::T_IntList, pg_sys::ListCell { int_value: 0 }),
             list_of(ascending(pathkey).cast()),
@@ -126,7 +129,16 @@ unsafe fn offer(
             1.0,
             false,
         );
-        let claimed = pg_sys::create_projection_path(root, rel, path.cast(), (*rel).reltarget);
+        let claimed = pg_sys::create_limit_path(
+            root,
+            rel,
+            path.cast(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            pg_sys::LimitOption::LIMIT_OPTION_COUNT,
+            0,
+            0,
+        );
         (*claimed).path.pathkeys = list_of(pathkey.cast());
         pg_sys::add_path(rel, claimed.cast());
     }

@@ -10,6 +10,7 @@ use crate::embed::session::{self, Strictness};
 use crate::model::registry::{self, ModelId};
 use crate::pg::buffers::SharedBuffers;
 use crate::pg::embedding::{EmbeddingRef, read_halfvec};
+use crate::pg::numbers::NumberArray;
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
 use crate::pg::varlena::Plain;
@@ -33,7 +34,7 @@ impl Source {
     pub fn for_build(index: IndexRelation) -> Self {
         let column = index.column();
         match column.element {
-            Element::Single | Element::Half => Self::Vectors(column),
+            Element::Single | Element::Half | Element::Array => Self::Vectors(column),
             Element::Text => {
                 let named = index.options().model();
                 let model = named.map_or_else(registry::default_model, registry::by_name);
@@ -104,8 +105,21 @@ impl Source {
     /// As [`Source::with_passage`], for what a query searches by.
     ///
     /// # Safety
-    /// `datum` is a non-null value of the column's type.
-    pub unsafe fn query(self, datum: pg_sys::Datum) -> Option<Vec<f32>> {
+    /// `datum` is a non-null value of `subtype`, the right type of the operator that orders; invalid
+    /// for the column's own.
+    pub unsafe fn query(self, datum: pg_sys::Datum, subtype: pg_sys::Oid) -> Option<Vec<f32>> {
+        let own = self.column().element;
+        if own != Element::Array && subtype == pg_sys::FLOAT4ARRAYOID {
+            // SAFETY: the caller's promise.
+            let vector = unsafe { NumberArray::from_plain_datum(datum) }.to_vector();
+            return self.column().placed(&vector).map(<[f32]>::to_vec);
+        }
+        if own == Element::Array && ![pg_sys::InvalidOid, pg_sys::FLOAT4ARRAYOID].contains(&subtype)
+        {
+            // SAFETY: the caller's promise: the other operators' right type is embedding.
+            let vector = unsafe { EmbeddingRef::new(datum) };
+            return self.column().placed(&vector).map(<[f32]>::to_vec);
+        }
         // SAFETY: the caller's promise.
         unsafe { self.with_vector(datum, InputKind::Query, |vector| vector.map(<[f32]>::to_vec)) }
     }
@@ -122,6 +136,11 @@ impl Source {
                 let mut vector = Vec::new();
                 // SAFETY: the caller's promise.
                 unsafe { read_halfvec(datum, &mut vector) };
+                work(column.placed(&vector))
+            }
+            Self::Vectors(Column { element: Element::Array, .. }) => {
+                // SAFETY: the caller's promise.
+                let vector = unsafe { NumberArray::from_plain_datum(datum) }.to_vector();
                 work(column.placed(&vector))
             }
             Self::Vectors(_) => {
