@@ -11,6 +11,11 @@ CREATE FUNCTION distilface_embed(text, model text) RETURNS embedding
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 40000;
 COMMENT ON FUNCTION distilface_embed(text, text) IS 'embeds a text by a named model';
 
+CREATE FUNCTION distilface_embed(text, model text, dims integer) RETURNS embedding
+	AS 'MODULE_PATHNAME', 'distilface_embed_dims_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 40000;
+COMMENT ON FUNCTION distilface_embed(text, text, integer) IS 'embeds a text by a named Matryoshka model, cut to fewer dimensions';
+
 CREATE FUNCTION distilface_embed(text[]) RETURNS embedding[]
 	AS 'MODULE_PATHNAME', 'distilface_embed_array_default_wrapper'
 	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 400000;
@@ -31,6 +36,11 @@ CREATE FUNCTION distilface_embed_query(text, model text) RETURNS embedding
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 40000;
 COMMENT ON FUNCTION distilface_embed_query(text, text) IS 'embeds a search query by a named model';
 
+CREATE FUNCTION distilface_embed_query(text, model text, dims integer) RETURNS embedding
+	AS 'MODULE_PATHNAME', 'distilface_embed_query_dims_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 40000;
+COMMENT ON FUNCTION distilface_embed_query(text, text, integer) IS 'embeds a search query by a named Matryoshka model, cut to fewer dimensions';
+
 CREATE FUNCTION distilface_similarity(text, text) RETURNS real
 	AS 'MODULE_PATHNAME', 'distilface_similarity_default_wrapper'
 	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 80000;
@@ -40,6 +50,12 @@ CREATE FUNCTION distilface_similarity(text, text, model text) RETURNS real
 	AS 'MODULE_PATHNAME', 'distilface_similarity_model_wrapper'
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 80000;
 COMMENT ON FUNCTION distilface_similarity(text, text, text) IS 'cosine of two texts by a named model';
+
+CREATE FUNCTION distilface_rerank(query text, docs text[], model text, OUT ord integer, OUT score real)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'distilface_rerank_wrapper'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 400000 ROWS 100;
+COMMENT ON FUNCTION distilface_rerank IS 'scores texts against a query by a cross-encoder, best first; ord is a text''s place in the array';
 
 CREATE FUNCTION distilface_token_count(text) RETURNS integer
 	AS 'MODULE_PATHNAME', 'distilface_token_count_default_wrapper'

@@ -26,13 +26,16 @@ ALTER TABLE distilface.model_part ALTER COLUMN content SET STORAGE EXTERNAL;
 
 CREATE TABLE distilface.model_alias (
 	alias text COLLATE "C" PRIMARY KEY,
-	name text COLLATE "C" NOT NULL REFERENCES distilface.model
+	name text COLLATE "C" NOT NULL
 );
+
+-- These tables have no foreign keys: pg_restore with several jobs loads an extension's tables in any
+-- order, with its constraints in place. Names are never deleted, so that nothing is left dangling.
 
 -- Role 0 is every role. Of a table of its own, so that a dump restored where a role is missing
 -- loses this role's rights and no model.
 CREATE TABLE distilface.model_role (
-	name text COLLATE "C" REFERENCES distilface.model,
+	name text COLLATE "C",
 	role regrole,
 	owns boolean NOT NULL,
 	PRIMARY KEY (name, role)
@@ -54,67 +57,9 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON distilfac
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON distilface.model_role
 	FOR EACH STATEMENT EXECUTE FUNCTION distilface.models_changed();
 
--- What runs with the rights of the tables' owner, called by the C functions below once they have
--- asked what the user may do.
-
--- Puts a model's row in place. The result is the sha256 of the block that the model has from now on,
--- and whether its parts are still to be stored; none where the model was there already.
-CREATE FUNCTION distilface.put_model(
-	new_name text, new_revision text, new_sha256 text, new_builtin boolean, new_bytes bigint,
-	new_source text, new_manifest jsonb, new_owner oid, must_be_same boolean)
-	RETURNS text
-	LANGUAGE plpgsql
-AS $$
-DECLARE
-	known distilface.model;
-	stored text;
-BEGIN
-	LOCK TABLE distilface.model IN SHARE ROW EXCLUSIVE MODE;
-	SELECT * INTO known FROM distilface.model m WHERE m.name = new_name;
-	IF known.revision <> new_revision THEN
-		RAISE EXCEPTION 'model name "%" is bound to another revision', new_name
-			USING ERRCODE = 'duplicate_object',
-			DETAIL = format('It is bound to %s for ever; this model is %s.', known.revision, new_revision),
-			HINT = 'Load the model under a new name, one that carries its version.';
-	END IF;
-	IF known.sha256 IS NOT NULL THEN
-		IF must_be_same AND known.sha256 <> new_sha256 THEN
-			stored := known.sha256;
-		ELSE
-			RETURN 'known';
-		END IF;
-	ELSE
-		SELECT m.sha256 INTO stored FROM distilface.model m
-			WHERE m.revision = new_revision AND m.sha256 IS NOT NULL LIMIT 1;
-	END IF;
-	-- The revision of a packed block is what its maker says: two blocks must not share one.
-	IF must_be_same AND stored <> new_sha256 THEN
-		RAISE EXCEPTION 'another model of this revision is here already'
-			USING ERRCODE = 'duplicate_object',
-			DETAIL = format('Revision %s is block %s here; this block is %s.', new_revision, stored, new_sha256);
-	END IF;
-	INSERT INTO distilface.model (name, revision, sha256, builtin, bytes, source, manifest)
-		VALUES (new_name, new_revision, coalesce(stored, new_sha256), new_builtin, new_bytes, new_source, new_manifest)
-		ON CONFLICT (name) DO UPDATE SET
-			sha256 = excluded.sha256, builtin = excluded.builtin, bytes = excluded.bytes,
-			source = excluded.source, loaded_at = excluded.loaded_at, manifest = excluded.manifest;
-	IF NOT new_builtin THEN
-		DELETE FROM distilface.model_role WHERE name = new_name;
-		INSERT INTO distilface.model_role VALUES (new_name, new_owner, true);
-	END IF;
-	RETURN CASE WHEN stored IS NULL THEN 'new' ELSE 'shared' END;
-END
-$$;
-REVOKE EXECUTE ON FUNCTION distilface.put_model FROM PUBLIC;
-
 -- What a model is used by: the C functions cannot be asked what they were called with, so an object
 -- uses a model when it depends on one of our functions with an argument "model" and its definition
 -- names the model as a literal. A text index tells its model itself.
-CREATE FUNCTION distilface.index_revision(index oid, wait boolean) RETURNS text
-	AS 'MODULE_PATHNAME', 'distilface_index_revision_wrapper'
-	LANGUAGE C VOLATILE STRICT;
-REVOKE EXECUTE ON FUNCTION distilface.index_revision FROM PUBLIC;
-
 CREATE FUNCTION distilface.model_calls(
 	OUT classid oid, OUT objid oid, OUT objsubid integer, OUT definition text)
 	RETURNS SETOF record
@@ -157,6 +102,141 @@ AS $$
 		FROM users u
 $$;
 REVOKE EXECUTE ON FUNCTION distilface.model_calls FROM PUBLIC;
+
+-- pg_dump restores a stored generated column by computing it, and checks CHECK constraints, before it
+-- has restored our tables: both may name built-in models only.
+CREATE FUNCTION distilface.stored_calls(
+	OUT relation oid, OUT what text, OUT definition text)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT a.attrelid, format('generated column "%s" of table %s', a.attname, a.attrelid::regclass), c.definition
+		FROM distilface.model_calls() c
+		LEFT JOIN pg_attrdef d ON c.classid = 'pg_attrdef'::regclass AND d.oid = c.objid
+		JOIN pg_attribute a ON (a.attrelid, a.attnum::integer) IN
+			((d.adrelid, d.adnum::integer), (CASE WHEN c.classid = 'pg_class'::regclass THEN c.objid END, c.objsubid))
+			AND a.attgenerated <> ''
+	UNION
+	SELECT k.conrelid, format('constraint "%s" of table %s', k.conname, k.conrelid::regclass), c.definition
+		FROM distilface.model_calls() c
+		JOIN pg_constraint k ON c.classid = 'pg_constraint'::regclass AND k.oid = c.objid
+			AND k.contype = 'c' AND k.conrelid <> 0
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.stored_calls FROM PUBLIC;
+
+CREATE FUNCTION distilface.check_stored_calls() RETURNS event_trigger
+	LANGUAGE plpgsql SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	changed oid[];
+	call record;
+	loaded text;
+BEGIN
+	SELECT array_agg(DISTINCT c.objid) INTO changed FROM pg_event_trigger_ddl_commands() c
+		WHERE c.classid = 'pg_class'::regclass
+		AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.objid AND a.attgenerated <> '')
+			OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.objid AND k.contype = 'c'));
+	-- Most tables end here, before the library is loaded.
+	IF changed IS NULL THEN
+		RETURN;
+	END IF;
+	FOR call IN SELECT s.what, s.definition FROM distilface.stored_calls() s WHERE s.relation = ANY (changed) LOOP
+		SELECT m.name INTO loaded FROM distilface.model m
+			WHERE NOT m.builtin AND position(quote_literal(m.name) IN call.definition) > 0 LIMIT 1;
+		IF FOUND THEN
+			RAISE EXCEPTION '% cannot use the loaded model "%"', call.what, loaded
+				USING ERRCODE = 'feature_not_supported',
+				DETAIL = 'A dump is restored with the table before the loaded models are.',
+				HINT = 'Name a built-in model, or keep the vector in a plain column that a trigger fills.';
+		END IF;
+		PERFORM FROM distilface.library_models() l WHERE position(quote_literal(l.name) IN call.definition) > 0;
+		IF NOT FOUND THEN
+			PERFORM FROM distilface.model m
+				WHERE m.builtin AND position(quote_literal(m.name) IN call.definition) > 0;
+		END IF;
+		IF NOT FOUND THEN
+			RAISE EXCEPTION '% names no built-in model', call.what
+				USING ERRCODE = 'undefined_object',
+				DETAIL = 'A dump is restored with the table before the loaded models are.',
+				HINT = 'Name one of distilface.models WHERE builtin, as a literal.';
+		END IF;
+	END LOOP;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.check_stored_calls FROM PUBLIC;
+CREATE EVENT TRIGGER distilface_check_stored_calls ON ddl_command_end
+	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
+	EXECUTE FUNCTION distilface.check_stored_calls();
+
+-- What runs with the rights of the tables' owner, called by the C functions below once they have
+-- asked what the user may do.
+
+-- Puts a model's row in place. The result is the sha256 of the block that the model has from now on,
+-- and whether its parts are still to be stored; none where the model was there already.
+CREATE FUNCTION distilface.put_model(
+	new_name text, new_revision text, new_sha256 text, new_builtin boolean, new_bytes bigint,
+	new_source text, new_manifest jsonb, new_owner oid, must_be_same boolean)
+	RETURNS text
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	known distilface.model;
+	stored text;
+	column_of text;
+BEGIN
+	LOCK TABLE distilface.model IN SHARE ROW EXCLUSIVE MODE;
+	SELECT * INTO known FROM distilface.model m WHERE m.name = new_name;
+	IF known.revision <> new_revision THEN
+		RAISE EXCEPTION 'model name "%" is bound to another revision', new_name
+			USING ERRCODE = 'duplicate_object',
+			DETAIL = format('It is bound to %s for ever; this model is %s.', known.revision, new_revision),
+			HINT = 'Load the model under a new name, one that carries its version.';
+	END IF;
+	IF known.sha256 IS NOT NULL THEN
+		IF must_be_same AND known.sha256 <> new_sha256 THEN
+			stored := known.sha256;
+		ELSE
+			RETURN 'known';
+		END IF;
+	ELSE
+		SELECT m.sha256 INTO stored FROM distilface.model m
+			WHERE m.revision = new_revision AND m.sha256 IS NOT NULL LIMIT 1;
+	END IF;
+	-- The revision of a packed block is what its maker says: two blocks must not share one.
+	IF must_be_same AND stored <> new_sha256 THEN
+		RAISE EXCEPTION 'another model of this revision is here already'
+			USING ERRCODE = 'duplicate_object',
+			DETAIL = format('Revision %s is block %s here; this block is %s.', new_revision, stored, new_sha256);
+	END IF;
+	IF NOT new_builtin THEN
+		SELECT s.what INTO column_of FROM distilface.stored_calls() s
+			WHERE position(quote_literal(new_name) IN s.definition) > 0 LIMIT 1;
+		IF FOUND THEN
+			RAISE EXCEPTION 'model "%" cannot be loaded: % names it', new_name, column_of
+				USING ERRCODE = 'feature_not_supported',
+				HINT = 'Generated columns and constraints take built-in models only: drop it, or load the model under another name.';
+		END IF;
+	END IF;
+	INSERT INTO distilface.model (name, revision, sha256, builtin, bytes, source, manifest)
+		VALUES (new_name, new_revision, coalesce(stored, new_sha256), new_builtin, new_bytes, new_source, new_manifest)
+		ON CONFLICT (name) DO UPDATE SET
+			sha256 = excluded.sha256, builtin = excluded.builtin, bytes = excluded.bytes,
+			source = excluded.source, loaded_at = excluded.loaded_at, manifest = excluded.manifest;
+	IF NOT new_builtin THEN
+		DELETE FROM distilface.model_role WHERE name = new_name;
+		INSERT INTO distilface.model_role VALUES (new_name, new_owner, true);
+	END IF;
+	RETURN CASE WHEN stored IS NULL THEN 'new' ELSE 'shared' END;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.put_model FROM PUBLIC;
+
+CREATE FUNCTION distilface.index_revision(index oid, wait boolean) RETURNS text
+	AS 'MODULE_PATHNAME', 'distilface_index_revision_wrapper'
+	LANGUAGE C VOLATILE STRICT;
+REVOKE EXECUTE ON FUNCTION distilface.index_revision FROM PUBLIC;
 
 CREATE FUNCTION distilface.model_uses(wait boolean, OUT name text, OUT used_by text)
 	RETURNS SETOF record
@@ -204,13 +284,18 @@ BEGIN
 	SELECT m.sha256 INTO old_sha256 FROM distilface.model m WHERE m.name = old_name FOR UPDATE;
 	SELECT string_agg(u.used_by, ', ' ORDER BY u.used_by COLLATE "C") INTO uses
 		FROM distilface.model_uses(true) u WHERE u.name = old_name;
-	-- Tables of pipelines refer to the name by a foreign key.
+	-- Pipelines name their model in a column "model" of a table in this schema; other people's tables
+	-- may refer to the name by a foreign key.
 	FOR referring IN
 		SELECT c.conrelid::regclass AS tab, a.attname AS col
 			FROM pg_constraint c
 			JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
 			WHERE c.contype = 'f' AND c.confrelid = 'distilface.model'::regclass
-			AND c.conrelid NOT IN ('distilface.model_alias'::regclass, 'distilface.model_role'::regclass)
+		UNION
+		SELECT k.oid::regclass, a.attname
+			FROM pg_class k JOIN pg_attribute a ON a.attrelid = k.oid AND a.attname = 'model'
+			WHERE k.relnamespace = 'distilface'::regnamespace AND k.relkind = 'r'
+			AND a.atttypid = 'text'::regtype AND NOT a.attisdropped
 	LOOP
 		EXECUTE format('SELECT count(*) FROM %s WHERE %I = $1', referring.tab, referring.col)
 			INTO rows USING old_name;
@@ -310,7 +395,9 @@ $$;
 
 CREATE VIEW distilface.models AS
 	SELECT m.name, m.revision, m.manifest ->> 'architecture' AS architecture,
+	       CASE WHEN m.manifest -> 'head' IS NULL THEN 'sentence encoder' ELSE 'cross-encoder' END AS kind,
 	       (m.manifest ->> 'dimensions')::integer AS dimensions,
+	       coalesce(m.manifest -> 'matryoshka_dims', '[]') AS matryoshka_dims,
 	       (m.manifest ->> 'max_tokens')::integer AS max_tokens,
 	       m.manifest ->> 'pooling' AS pooling,
 	       coalesce(m.manifest #>> '{prompts,query}', '') AS query_prompt,

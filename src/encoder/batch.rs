@@ -8,6 +8,8 @@ pub struct TokenBatch {
     ids: Vec<u32>,
     /// Where each text ends in `ids`.
     ends: Vec<usize>,
+    /// Where, in a pair, the second text begins within the pair; 0 for what is no pair.
+    seconds: Vec<usize>,
 }
 
 impl TokenBatch {
@@ -20,6 +22,7 @@ impl TokenBatch {
     pub fn clear(&mut self) {
         self.ids.clear();
         self.ends.clear();
+        self.seconds.clear();
     }
 
     /// Appends a text.
@@ -31,7 +34,20 @@ impl TokenBatch {
     pub fn push_with<R>(&mut self, write: impl FnOnce(&mut Vec<u32>) -> R) -> R {
         let written = write(&mut self.ids);
         self.ends.push(self.ids.len());
+        self.seconds.push(0);
         written
+    }
+
+    /// Appends a pair: its ids, the second text's from `second` on.
+    pub fn push_pair(&mut self, ids: impl Iterator<Item = u32>, second: usize) {
+        self.ids.extend(ids);
+        self.ends.push(self.ids.len());
+        self.seconds.push(second);
+    }
+
+    /// Where the second text of pair `i` begins among the pair's ids; none in what is no pair.
+    pub fn second(&self, i: usize) -> Option<usize> {
+        Some(self.seconds[i]).filter(|&second| second > 0)
     }
 
     /// Number of texts.

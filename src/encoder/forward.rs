@@ -31,6 +31,8 @@ pub(crate) struct Pass<'a> {
     pub weights: &'a Weights<'a>,
     pub pooling: Pooling,
     pub kernel: Kernel,
+    /// Added to the embeddings of a pair's second text.
+    pub second_text: Option<&'a [f32]>,
 }
 
 impl Pass<'_> {
@@ -92,6 +94,12 @@ impl Pass<'_> {
         for t in texts.clone() {
             let ids = batch.text(t);
             stages.embed(&embeddings, ids, &mut x[row * width..][..ids.len() * width]);
+            if let (Some(second), Some(added)) = (batch.second(t), self.second_text) {
+                let rows = &mut x[(row + second) * width..(row + ids.len()) * width];
+                for state in rows.chunks_exact_mut(width) {
+                    state.iter_mut().zip(added).for_each(|(x, added)| *x += added);
+                }
+            }
             row += ids.len();
         }
         stages.layer_norm(x, &embeddings.norm, d, act, stride);

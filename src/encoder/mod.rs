@@ -20,6 +20,7 @@
 
 mod batch;
 mod context;
+mod cross;
 mod forward;
 mod kernels;
 mod model;
@@ -33,6 +34,7 @@ mod weights;
 
 pub use batch::TokenBatch;
 pub use context::Context;
+pub use cross::{ScoreError, Scored};
 pub use kernels::Kernel;
 #[cfg(all(feature = "training", target_arch = "x86_64", target_os = "linux"))]
 pub(crate) use kernels::enter_tiles;

@@ -32,6 +32,7 @@ pub struct Encoder<'m> {
     pooling: Pooling,
     normalization: Normalization,
     kernel: Kernel,
+    second_text: Option<&'m [f32]>,
 }
 
 impl<'m> Encoder<'m> {
@@ -41,12 +42,17 @@ impl<'m> Encoder<'m> {
         pooling: Pooling,
         normalization: Normalization,
     ) -> Encoder<'m> {
-        Encoder { weights, pooling, normalization, kernel: Kernel::best() }
+        Encoder { weights, pooling, normalization, kernel: Kernel::best(), second_text: None }
     }
 
     /// The same on another kernel, if the CPU has it.
     pub fn with_kernel(self, kernel: Kernel) -> Option<Encoder<'m>> {
         kernel.is_available().then_some(Encoder { kernel, ..self })
+    }
+
+    /// The same, for pairs whose second text has this added to its embeddings.
+    pub(crate) fn with_second_text(self, added: &'m [f32]) -> Encoder<'m> {
+        Encoder { second_text: Some(added), ..self }
     }
 
     /// What it runs on.
@@ -122,7 +128,12 @@ impl<'m> Encoder<'m> {
             let end = first + 1 + (first + 1..texts.end).take_while(fits).count();
             let at = out.len();
             out.resize(at + (end - first) * width, 0.0);
-            let pass = Pass { weights: &self.weights, pooling: self.pooling, kernel: self.kernel };
+            let pass = Pass {
+                weights: &self.weights,
+                pooling: self.pooling,
+                kernel: self.kernel,
+                second_text: self.second_text,
+            };
             pass.run(batch, first..end, &mut desk.space, &mut out[at..], stop)
                 .map_err(|_| EncodeError::Canceled)?;
             first = end;

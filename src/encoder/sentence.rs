@@ -1,11 +1,13 @@
 //! Sentences to vectors: a packed model, its tokenizer and its encoder behind one call.
 
 use super::context::{Context, Desk};
+use super::cross::{HeadWeights, pack_head};
 use super::model::{Encoder, Normalization};
 use super::weights::{Weights, pack_weights};
 use super::{EncodeError, Kernel, TokenBatch};
 use crate::model::{
-    MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, Tensors, VOCABULARY, WEIGHTS,
+    HEAD, MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, Tensors, VOCABULARY,
+    WEIGHTS,
 };
 use crate::text::Tokenizer;
 
@@ -23,6 +25,7 @@ pub struct SentenceEncoder<'m> {
     manifest: Manifest,
     tokenizer: Tokenizer<'m>,
     encoder: Encoder<'m>,
+    head: Option<HeadWeights<'m>>,
 }
 
 /// The vectors of a call.
@@ -86,8 +89,18 @@ impl<'m> SentenceEncoder<'m> {
         }
         let normalization =
             if manifest.normalize { Normalization::L2 } else { Normalization::None };
-        let encoder = Encoder::new(weights, manifest.pooling, normalization);
-        Ok(SentenceEncoder { manifest, tokenizer, encoder })
+        let mut encoder = Encoder::new(weights, manifest.pooling, normalization);
+        let head = match manifest.head {
+            None => None,
+            Some(head) => {
+                let values = packed.section(HEAD)?;
+                Some(HeadWeights::from_bytes(head, manifest.encoder.hidden, values)?)
+            }
+        };
+        if let Some(head) = &head {
+            encoder = encoder.with_second_text(head.second_text());
+        }
+        Ok(SentenceEncoder { manifest, tokenizer, encoder, head })
     }
 
     /// Opens a packed model that a stranger made: the block is compared with its sha256 and every
@@ -99,6 +112,9 @@ impl<'m> SentenceEncoder<'m> {
         Packed::open(bytes)?.verify()?;
         let model = SentenceEncoder::from_packed(bytes)?;
         model.encoder.weights().check_finite()?;
+        if let Some(head) = &model.head {
+            head.check_finite()?;
+        }
         Ok(model)
     }
 
@@ -117,6 +133,11 @@ impl<'m> SentenceEncoder<'m> {
         &self.tokenizer
     }
 
+    /// What scores pairs, in a cross-encoder.
+    pub(super) fn head(&self) -> Option<&HeadWeights<'m>> {
+        self.head.as_ref()
+    }
+
     /// Its encoder, for callers that have ids.
     pub fn encoder(&self) -> &Encoder<'m> {
         &self.encoder
@@ -132,9 +153,21 @@ impl<'m> SentenceEncoder<'m> {
         input: InputKind,
         cx: &mut Context,
     ) -> Result<Embedded, EncodeError> {
+        self.encode_with(texts, 0, cx, &|text, batch, part| self.tokenize(text, input, batch, part))
+    }
+
+    /// Encodes what `tokenize` makes of each text, of about `more` bytes more than the text has.
+    pub(super) fn encode_with(
+        &self,
+        texts: &[&str],
+        more: usize,
+        cx: &mut Context,
+        tokenize: &(dyn Fn(&str, &mut TokenBatch, &mut Part) + Sync),
+    ) -> Result<Embedded, EncodeError> {
         let most = self.manifest.max_tokens;
         // About four bytes a token: only the shares of threads and the size of passes hang on it.
-        let guess: Vec<usize> = texts.iter().map(|t| (t.len() / 4 + 2).min(most)).collect();
+        let guess: Vec<usize> =
+            texts.iter().map(|t| ((t.len() + more) / 4 + 2).min(most)).collect();
         let units = self.encoder.plan(&guess, cx);
         let parts = cx.run(units.len(), |unit, desk, stop| {
             let Desk { batch, .. } = desk;
@@ -145,7 +178,7 @@ impl<'m> SentenceEncoder<'m> {
                 if i % 64 == 63 && stop() {
                     return Err(EncodeError::Canceled);
                 }
-                self.tokenize(text, input, batch, &mut part);
+                tokenize(text, batch, &mut part);
             }
             part.tokens = batch.tokens();
             let batch = std::mem::take(batch);
@@ -199,10 +232,10 @@ impl<'m> SentenceEncoder<'m> {
 
 /// What comes of one unit of texts.
 #[derive(Default)]
-struct Part {
+pub(super) struct Part {
     values: Vec<f32>,
-    blank: Vec<bool>,
-    truncated: usize,
+    pub(super) blank: Vec<bool>,
+    pub(super) truncated: usize,
     tokens: usize,
 }
 
@@ -227,5 +260,8 @@ pub fn pack_model_with(directory: &ModelDir, tensors: &dyn Tensors) -> Result<Ve
     writer.section(VOCABULARY, directory.vocab_blob()?);
     let weights = pack_weights(&manifest.encoder, tensors, manifest.precision)?;
     writer.section(WEIGHTS, weights);
+    if manifest.head.is_some() {
+        writer.section(HEAD, pack_head(manifest.encoder.hidden, tensors)?);
+    }
     Ok(writer.finish())
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::safetensors::{Header, MAX_HEADER, read_header};
 use super::{
     Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, Precision, SafeTensors,
-    TOKENIZER_FILE, Tensors, WEIGHTS_FILE,
+    TOKENIZER_FILE, Tensors, WEIGHTS_FILE, head_tensors,
 };
 use crate::text::{TokenizerSpec, compile_vocab};
 
@@ -58,11 +58,11 @@ impl ModelDir {
 
         let path = directory.join(WEIGHTS_FILE);
         let weights = read_weights(&path, &manifest.encoder, &|header| {
-            manifest
-                .encoder
-                .tensors()
-                .iter()
-                .try_for_each(|(name, shape)| check_shape(header, name, shape))
+            let tensors = manifest.encoder.tensors();
+            tensors.iter().try_for_each(|(name, shape)| check_shape(header, name, shape))?;
+            let head = manifest.head.map(|_| head_tensors(manifest.encoder.hidden));
+            let mut head = head.iter().flatten();
+            head.try_for_each(|(name, shape)| check_shape(header, name, shape))
         })?;
         check_sha256(&manifest, WEIGHTS_FILE, &weights)?;
         let weights = SafeTensors::from_bytes(weights)?;

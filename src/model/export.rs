@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 use super::directory::io;
 use super::safetensors::write_safetensors_of;
 use super::{
-    Config, MANIFEST_FILE, MANIFEST_FORMAT, Manifest, ModelError, NamedTensor, Pooling, Precision,
-    Prompts, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, WeightsType, write_safetensors_as,
+    Config, Head, MANIFEST_FILE, MANIFEST_FORMAT, Manifest, ModelError, NamedTensor, Pooling,
+    Precision, Prompts, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, WeightsType, head_tensors,
+    write_safetensors_as,
 };
 use crate::text::TokenizerSpec;
 
@@ -24,6 +25,10 @@ pub struct NewModel {
     pub name: String,
     /// The encoder's sizes.
     pub config: Config,
+    /// See [`Manifest::matryoshka_dims`].
+    pub matryoshka_dims: Vec<usize>,
+    /// See [`Manifest::head`].
+    pub head: Option<Head>,
     /// Where text is cut.
     pub max_tokens: usize,
     /// How token states become a vector.
@@ -90,6 +95,8 @@ pub(super) fn directory_files(
         architecture: "distilbert".to_owned(),
         encoder: model.config.clone(),
         dimensions: model.config.hidden,
+        matryoshka_dims: model.matryoshka_dims.clone(),
+        head: model.head,
         max_tokens: model.max_tokens,
         pooling: model.pooling,
         normalize: model.normalize,
@@ -106,7 +113,11 @@ pub(super) fn directory_files(
 }
 
 fn weights(model: &NewModel, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelError> {
-    let shapes = model.config.tensors();
+    let mut shapes = model.config.tensors();
+    if model.head.is_some() {
+        let head = head_tensors(model.config.hidden);
+        shapes.extend(head.map(|(name, shape)| (name.to_owned(), shape)));
+    }
     write_safetensors_of(&shapes, model.weights, &mut |at| {
         tensors.tensor(&shapes[at].0, &shapes[at].1)
     })
@@ -160,6 +171,12 @@ fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
         Prompts { query, passage } if query.is_empty() && passage.is_empty() => json!({}),
         Prompts { query, passage } => json!({ "query": query, "document": passage }),
     };
+    let mut pipeline = json!({
+        "prompts": prompts, "default_prompt_name": null, "similarity_fn_name": "cosine",
+    });
+    if !model.matryoshka_dims.is_empty() {
+        pipeline["matryoshka_dims"] = model.matryoshka_dims.clone().into();
+    }
     let mut vocab_txt = tokenizer.vocab.join("\n");
     vocab_txt.push('\n');
 
@@ -195,12 +212,7 @@ fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
             "sentence_bert_config.json",
             pretty(json!({ "max_seq_length": model.max_tokens, "do_lower_case": false })),
         ),
-        (
-            "config_sentence_transformers.json",
-            pretty(json!({
-                "prompts": prompts, "default_prompt_name": null, "similarity_fn_name": "cosine",
-            })),
-        ),
+        ("config_sentence_transformers.json", pretty(pipeline)),
         (
             "1_Pooling/config.json",
             pretty(json!({

@@ -18,8 +18,9 @@ use super::directory::{check_shape, io, read_file, read_weights};
 use super::export::directory_files;
 use super::safetensors::Header;
 use super::{
-    Config, MANIFEST_FILE, Manifest, ModelDir, ModelError, NewModel, Pooling, Precision, Prompts,
-    SafeTensors, Tensors, WeightsType, check_name, write_directory,
+    Config, Head, HeadActivation, MANIFEST_FILE, Manifest, ModelDir, ModelError, NewModel, Pooling,
+    Precision, Prompts, SafeTensors, Score, Tensors, WeightsType, check_name, head_tensors,
+    write_directory,
 };
 use crate::text::TokenizerSpec;
 
@@ -105,9 +106,16 @@ fn read_source(
         return Err(io(source, std::io::Error::other("not a directory")));
     }
     let mut layout = Layout::read(source)?;
-    layout.pooling = options.pooling.unwrap_or(layout.pooling);
     let encoder = layout.transformer.clone();
     let (family, config) = read_config(&encoder.join("config.json"))?;
+    let head = match layout.kind {
+        Kind::Bare => read_head(&encoder.join("config.json"), family)?,
+        Kind::Modules => None,
+    };
+    layout.pooling = match (head, options.pooling) {
+        (Some(_), _) => Pooling::Cls,
+        (None, pooling) => pooling.unwrap_or(layout.pooling),
+    };
     config.check()?;
     progress(&format!(
         "{}: {} layers, {} wide, {} heads, {} tokens",
@@ -129,13 +137,17 @@ fn read_source(
     }
     let max_tokens = max_tokens(&encoder, options, &settings, &config, &tokenizer)?;
     let prompts = read_prompts(source, layout.include_prompt)?;
+    let pipeline: MatryoshkaConfig = optional(&source.join("config_sentence_transformers.json"))?;
     progress(&format!(
-        "{} tokenizer, {} pooling, cut at {max_tokens} tokens",
+        "{} tokenizer, {}, cut at {max_tokens} tokens",
         if tokenizer.lowercase { "uncased" } else { "cased" },
-        layout.pooling.as_str()
+        match head {
+            Some(_) => "a cross-encoder's head".to_owned(),
+            None => format!("{} pooling", layout.pooling.as_str()),
+        }
     ));
 
-    let weights = Imported::read(&encoder, family, &config)?;
+    let weights = Imported::read(&encoder, family, &config, head)?;
     let name = match &options.name {
         Some(name) => name.clone(),
         None => name_of(source),
@@ -144,6 +156,8 @@ fn read_source(
     let model = NewModel {
         name,
         config,
+        matryoshka_dims: pipeline.matryoshka_dims,
+        head,
         max_tokens,
         pooling: layout.pooling,
         normalize: layout.normalize,
@@ -173,6 +187,14 @@ struct Layout {
     normalize: bool,
     /// Whether the prompt's tokens count in the mean.
     include_prompt: bool,
+    kind: Kind,
+}
+
+/// Whether a directory says what follows the encoder.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Modules,
+    Bare,
 }
 
 #[derive(Deserialize)]
@@ -189,7 +211,14 @@ impl Layout {
             // What sentence-transformers makes of a bare encoder.
             let transformer = source.to_owned();
             let pooling = Pooling::Mean;
-            return Ok(Layout { transformer, pooling, normalize: false, include_prompt: true });
+            let kind = Kind::Bare;
+            return Ok(Layout {
+                transformer,
+                pooling,
+                normalize: false,
+                include_prompt: true,
+                kind,
+            });
         }
         let modules: Vec<Module> = json(&path)?;
         // Classes move between packages from version to version, their names stay.
@@ -212,7 +241,8 @@ impl Layout {
             path => Ok(source.join(path)),
         };
         let (pooling, include_prompt) = read_pooling(&inside(&modules[1])?.join("config.json"))?;
-        Ok(Layout { transformer: inside(&modules[0])?, pooling, normalize, include_prompt })
+        let (transformer, kind) = (inside(&modules[0])?, Kind::Modules);
+        Ok(Layout { transformer, pooling, normalize, include_prompt, kind })
     }
 }
 
@@ -350,6 +380,44 @@ fn read_config(path: &Path) -> Result<(Family, Config), ModelError> {
     Ok((family, config))
 }
 
+#[derive(Deserialize)]
+struct HeadConfig {
+    #[serde(default)]
+    architectures: Vec<String>,
+    /// Where sentence-transformers' versions keep the activation of the score.
+    sbert_ce_default_activation_function: Option<String>,
+    sentence_transformers: Option<CrossEncoderConfig>,
+}
+
+#[derive(Deserialize)]
+struct CrossEncoderConfig {
+    activation_fn: Option<String>,
+}
+
+/// The head of a bare directory that holds a model for classification: a cross-encoder, as
+/// sentence-transformers writes them.
+fn read_head(path: &Path, family: Family) -> Result<Option<Head>, ModelError> {
+    let config: HeadConfig = json(path)?;
+    let classifies = |name: &String| name.ends_with("ForSequenceClassification");
+    if !config.architectures.first().is_some_and(classifies) {
+        return Ok(None);
+    }
+    let newer = config.sentence_transformers.and_then(|config| config.activation_fn);
+    let function = newer.or(config.sbert_ce_default_activation_function);
+    // Without a word, sentence-transformers takes the sigmoid of a single output.
+    let function = function.as_deref().unwrap_or("Sigmoid");
+    let score = match function.rsplit('.').next() {
+        Some("Identity") => Score::Logit,
+        Some("Sigmoid") => Score::Sigmoid,
+        _ => return Err(unsupported("activation of scores", "Identity or Sigmoid", function)),
+    };
+    let activation = match family {
+        Family::Bert => HeadActivation::Tanh,
+        Family::DistilBert => HeadActivation::Relu,
+    };
+    Ok(Some(Head { activation, score }))
+}
+
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
     do_lower_case: Option<bool>,
@@ -403,6 +471,13 @@ struct PromptsConfig {
     default_prompt_name: Option<String>,
 }
 
+/// Our exports' addition to sentence-transformers' settings.
+#[derive(Default, Deserialize)]
+struct MatryoshkaConfig {
+    #[serde(default)]
+    matryoshka_dims: Vec<usize>,
+}
+
 fn read_prompts(source: &Path, include_prompt: bool) -> Result<Prompts, ModelError> {
     let config: PromptsConfig = optional(&source.join("config_sentence_transformers.json"))?;
     let named = |names: &[&str]| {
@@ -428,7 +503,12 @@ struct Imported {
 }
 
 impl Imported {
-    fn read(encoder: &Path, family: Family, config: &Config) -> Result<Imported, ModelError> {
+    fn read(
+        encoder: &Path,
+        family: Family,
+        config: &Config,
+        head: Option<Head>,
+    ) -> Result<Imported, ModelError> {
         let path = encoder.join("model.safetensors");
         if !path.exists() {
             for other in ["model.safetensors.index.json", "pytorch_model.bin", "tf_model.h5"] {
@@ -444,6 +524,12 @@ impl Imported {
             for (name, shape) in config.tensors() {
                 let name = source_name(header.keys().map(String::as_str), family, prefix, &name);
                 check_shape(header, &name, &shape)?;
+            }
+            let head = head.map(|_| head_tensors(config.hidden));
+            for (name, shape) in head.iter().flatten() {
+                if let Some(name) = source_head_name(family, prefix, name) {
+                    check_shape(header, &name, shape)?;
+                }
             }
             if family == Family::Bert {
                 let name = format!("{prefix}{TOKEN_TYPES}");
@@ -469,6 +555,12 @@ const POSITIONS: &str = "embeddings.position_embeddings.weight";
 
 impl Tensors for Imported {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
+        if name == SECOND_TEXT {
+            return self.second_text(shape[0]).map(Cow::Owned);
+        }
+        if let Some(source) = source_head_name(self.family, self.prefix, name) {
+            return self.tensors.tensor(&source, shape);
+        }
         let source = source_name(self.tensors.names(), self.family, self.prefix, name);
         let mut values = self.tensors.tensor(&source, shape)?;
         if self.family == Family::Bert && name == POSITIONS {
@@ -482,6 +574,34 @@ impl Tensors for Imported {
             }
         }
         Ok(values)
+    }
+}
+
+impl Imported {
+    /// What BERT adds to the tokens of a second text, less the first one's, which is in the
+    /// positions. DistilBERT adds nothing.
+    fn second_text(&self, hidden: usize) -> Result<Vec<f32>, ModelError> {
+        let name = format!("{}{TOKEN_TYPES}", self.prefix);
+        let rows = self.tensors.get(&name).map_or(0, |view| view.shape[0]);
+        if self.family == Family::DistilBert || rows < 2 {
+            return Ok(vec![0.0; hidden]);
+        }
+        let types = self.tensors.tensor(&name, &[rows, hidden])?;
+        let (first, second) = (&types[..hidden], &types[hidden..2 * hidden]);
+        Ok(second.iter().zip(first).map(|(second, first)| second - first).collect())
+    }
+}
+
+const SECOND_TEXT: &str = "head.second_text";
+
+/// The source's name of one of a head's layers.
+fn source_head_name(family: Family, prefix: &str, name: &str) -> Option<String> {
+    let (layer, part) = name.strip_prefix("head.")?.split_once('.')?;
+    match (layer, family) {
+        ("dense", Family::Bert) => Some(format!("{prefix}pooler.dense.{part}")),
+        ("dense", Family::DistilBert) => Some(format!("pre_classifier.{part}")),
+        ("out", _) => Some(format!("classifier.{part}")),
+        _ => None,
     }
 }
 

@@ -28,6 +28,7 @@ const MAX_PROMPT: usize = 4 << 10;
 /// Longest name, in bytes; PostgreSQL's `NAMEDATALEN` less one.
 const MAX_NAME: usize = 63;
 const MAX_FILES: usize = 64;
+const MAX_DIMS: usize = 32;
 
 /// What the forward pass computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,36 @@ pub struct Prompts {
     pub passage: String,
 }
 
+/// What a cross-encoder makes of a pair's first state: a dense layer, an activation, one output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// Between the two layers.
+    pub activation: HeadActivation,
+    /// What the output is told as.
+    pub score: Score,
+}
+
+/// The activation between a head's layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadActivation {
+    /// BERT's pooler.
+    Tanh,
+    /// DistilBERT's.
+    Relu,
+}
+
+/// How a head's output becomes a score. The order of scores is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Score {
+    /// As it is.
+    Logit,
+    /// Between 0 and 1.
+    Sigmoid,
+}
+
 /// A model's description. Values are in range once it is read or made through [`Manifest::check`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,6 +98,10 @@ pub struct Manifest {
     pub encoder: Config,
     /// Length of a vector.
     pub dimensions: usize,
+    /// Shorter lengths that a vector may be cut to, ascending: those that a Matryoshka model was
+    /// trained for. Not in the revision, as they change no vector.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matryoshka_dims: Vec<usize>,
     /// Where text is cut, `[CLS]` and `[SEP]` included.
     pub max_tokens: usize,
     /// How token states become a vector.
@@ -76,6 +111,9 @@ pub struct Manifest {
     /// Prompts; empty ones change nothing.
     #[serde(default)]
     pub prompts: Prompts,
+    /// The head that makes the model a cross-encoder, which scores pairs of texts and embeds none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
     /// Whether the tokenizer lowercases.
     pub lowercase: bool,
     /// What the packed form computes with.
@@ -128,6 +166,16 @@ impl Manifest {
         if self.dimensions != self.encoder.hidden {
             let expected = format!("{}, the encoder's width", self.encoder.hidden);
             return Err(wrong("dimensions", expected, self.dimensions));
+        }
+        if self.head.is_some() && (self.pooling != Pooling::Cls || self.normalize) {
+            let expected = "cls and no normalization, as a cross-encoder has".to_owned();
+            return Err(wrong("pooling", expected, self.pooling.as_str()));
+        }
+        let ascending = self.matryoshka_dims.is_sorted_by(|a, b| a < b);
+        let in_range = self.matryoshka_dims.iter().all(|dims| (1..self.dimensions).contains(dims));
+        if !ascending || !in_range || self.matryoshka_dims.len() > MAX_DIMS {
+            let expected = format!("at most {MAX_DIMS}, ascending, below {}", self.dimensions);
+            return Err(wrong("matryoshka_dims", expected, format!("{:?}", self.matryoshka_dims)));
         }
         let positions = self.encoder.max_positions;
         if !(3..=positions).contains(&self.max_tokens) {
@@ -192,7 +240,8 @@ impl Manifest {
             file(WEIGHTS_FILE),
             file(TOKENIZER_FILE),
         );
-        super::hex(&Sha256::digest(described.as_bytes()))
+        let head = self.head.map_or(String::new(), |head| format!("head {head:?}\n"));
+        super::hex(&Sha256::digest(format!("{described}{head}").as_bytes()))
     }
 }
 

@@ -30,10 +30,10 @@ pub use directory::ModelDir;
 pub use export::{NewModel, write_directory};
 pub use import::{ImportOptions, import, open_any};
 pub use manifest::{
-    MANIFEST_FILE, MANIFEST_FORMAT, MAX_MANIFEST, Manifest, Precision, Prompts, TOKENIZER_FILE,
-    WEIGHTS_FILE, check_name,
+    Head, HeadActivation, MANIFEST_FILE, MANIFEST_FORMAT, MAX_MANIFEST, Manifest, Precision,
+    Prompts, Score, TOKENIZER_FILE, WEIGHTS_FILE, check_name,
 };
-pub use packed::{MANIFEST, Packed, PackedWriter, SECTION_ALIGN, Tag, VOCABULARY, WEIGHTS};
+pub use packed::{HEAD, MANIFEST, Packed, PackedWriter, SECTION_ALIGN, Tag, VOCABULARY, WEIGHTS};
 pub use safetensors::{
     DType, NamedTensor, SafeTensors, TensorView, WeightsType, write_safetensors,
     write_safetensors_as,
@@ -130,6 +130,18 @@ impl Config {
         }
         tensors
     }
+}
+
+/// Every tensor of a cross-encoder's head over states of that width, name and shape: a dense layer,
+/// the output, and what is added to the embeddings of a pair's second text.
+pub fn head_tensors(hidden: usize) -> [(&'static str, Vec<usize>); 5] {
+    [
+        ("head.dense.weight", vec![hidden, hidden]),
+        ("head.dense.bias", vec![hidden]),
+        ("head.out.weight", vec![1, hidden]),
+        ("head.out.bias", vec![1]),
+        ("head.second_text", vec![hidden]),
+    ]
 }
 
 /// How the token states become one vector.

@@ -31,6 +31,9 @@ pub const VOCABULARY: Tag = *b"VOCA";
 /// The weights, in the layout that the encoder reads.
 pub const WEIGHTS: Tag = *b"WGHT";
 
+/// A cross-encoder's head: its tensors in the order of `head_tensors`, f32 end to end.
+pub const HEAD: Tag = *b"HEAD";
+
 const MAGIC: [u8; 8] = *b"DFPACK\x00\x01";
 const HEADER: usize = 64;
 const ENTRY: usize = 24;

@@ -22,6 +22,9 @@ pub enum Error {
     /// A recipe's value cannot be trained with.
     #[error("{field}: expected {expected}, got {got}")]
     Recipe { field: String, expected: &'static str, got: String },
+    /// The server's words, or why there is no connection.
+    #[error("database: {}", database_error(.0))]
+    Database(#[from] postgres::Error),
     /// Training left the numbers; the last checkpoint stays.
     #[error(
         "step {step}: expected a finite {what}, got {got}; a lower rate, a longer warm-up or \
@@ -46,4 +49,13 @@ impl Error {
     pub fn missing(path: &Path, expected: &'static str) -> Error {
         Error::Missing { path: path.display().to_string(), expected }
     }
+}
+
+fn database_error(error: &postgres::Error) -> String {
+    let Some(said) = error.as_db_error() else {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+        return format!("{error}{}", cause.unwrap_or_default());
+    };
+    let extra = [said.detail(), said.hint()].into_iter().flatten();
+    extra.fold(said.message().to_owned(), |all, more| format!("{all}; {more}"))
 }

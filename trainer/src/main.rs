@@ -18,6 +18,7 @@ mod import;
 mod lines;
 mod losses;
 mod net;
+mod push;
 mod report;
 mod train;
 
@@ -40,6 +41,8 @@ enum Command {
     Eval(eval::Arguments),
     /// Embed the lines of standard input, one JSON array a line (null for a blank line)
     Embed(embed::Arguments),
+    /// Load a model into a PostgreSQL database that has the extension
+    Push(push::Arguments),
     /// Train a model: contrast, hard negatives, distillation, or a mix of them
     Train(Box<train::Arguments>),
     /// Make one model of several, weight by weight
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Import(arguments) => import::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Embed(arguments) => embed::run(arguments),
+        Command::Push(arguments) => push::run(arguments),
         Command::Train(arguments) => train::run(*arguments),
         Command::Average(arguments) => train::average(arguments),
     };

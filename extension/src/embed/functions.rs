@@ -38,6 +38,17 @@ fn distilface_embed_query_model(text: &[u8], model: &[u8]) -> Option<Embedding> 
     embed(named(model), InputKind::Query, text, Strictness::Pinned)
 }
 
+/// The first `dims` values, as a Matryoshka model was trained for, of length 1 again.
+#[pg_extern(sql = false)]
+fn distilface_embed_dims(text: &[u8], model: &[u8], dims: i32) -> Option<Embedding> {
+    embed_dims(named(model), InputKind::Passage, text, dims)
+}
+
+#[pg_extern(sql = false)]
+fn distilface_embed_query_dims(text: &[u8], model: &[u8], dims: i32) -> Option<Embedding> {
+    embed_dims(named(model), InputKind::Query, text, dims)
+}
+
 #[pg_extern(sql = false)]
 fn distilface_embed_array_default(
     texts: Array<&[u8]>,
@@ -101,6 +112,56 @@ fn embed(
 ) -> Option<Embedding> {
     session::embed_one(model, input, &to_utf8(text), strictness)
         .map(|vector| Embedding::new(&vector))
+}
+
+/// One row for each document, best first; those without a score come last.
+#[pg_extern(sql = false)]
+fn distilface_rerank(
+    query: &[u8],
+    docs: Array<&[u8]>,
+    model: &[u8],
+) -> TableIterator<'static, (name!(ord, i32), name!(score, Option<f32>))> {
+    let (model, query) = (named(model), to_utf8(query));
+    let docs: Vec<Option<Cow<str>>> = docs.iter().map(|doc| doc.map(to_utf8)).collect();
+    let mut rows: Vec<(i32, Option<f32>)> = Vec::with_capacity(docs.len());
+    for batch in docs.chunks(TEXTS_PER_BATCH) {
+        let present: Vec<&str> = batch.iter().flatten().map(Cow::as_ref).collect();
+        let mut scores = session::score(model, &query, &present).into_iter();
+        for doc in batch {
+            let score = if doc.is_some() { scores.next().flatten() } else { None };
+            rows.push((to_i32(rows.len() + 1), score));
+        }
+        interrupts::check();
+    }
+    rows.sort_by(|(_, a), (_, b)| {
+        let key = |score: &Option<f32>| score.unwrap_or(f32::NEG_INFINITY);
+        (a.is_none().cmp(&b.is_none())).then(key(b).total_cmp(&key(a)))
+    });
+    TableIterator::new(rows)
+}
+
+fn embed_dims(model: ModelId, input: InputKind, text: &[u8], dims: i32) -> Option<Embedding> {
+    let manifest = model.manifest();
+    let allowed = manifest.matryoshka_dims.iter().chain([&manifest.dimensions]);
+    let Some(&dims) = allowed.clone().find(|&&allowed| i32::try_from(allowed) == Ok(dims)) else {
+        let list: Vec<String> = allowed.map(usize::to_string).collect();
+        Report::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("the model's vectors cannot be cut to {dims} dimensions"),
+        )
+        .detail(format!("It was trained for {}.", list.join(", ")))
+        .hint("See distilface.models for what a model allows.")
+        .raise()
+    };
+    let vector = session::embed_one(model, input, &to_utf8(text), Strictness::Pinned)?;
+    let mut prefix = vector[..dims].to_vec();
+    if manifest.normalize {
+        let norm = prefix.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        if norm > 0.0 {
+            prefix.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+        }
+    }
+    Some(Embedding::new(&prefix))
 }
 
 fn embed_array(

@@ -6,7 +6,7 @@ use crate::model::registry::ModelId;
 use crate::pg::interrupts;
 use crate::pg::report::Report;
 use crate::pg::statement;
-use distilface_core::encoder::{Context, Embedded, EncodeError, InputKind};
+use distilface_core::encoder::{Context, Embedded, EncodeError, InputKind, ScoreError};
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -77,12 +77,34 @@ pub fn embed_batch(
     embedded
 }
 
-fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness) -> Embedded {
+/// Scores documents against a query by a cross-encoder, as one batch.
+///
+/// # Errors
+/// Raises 42809 for a sentence encoder.
+pub fn score(model: ModelId, query: &str, documents: &[&str]) -> Vec<Option<f32>> {
     let encoder = model.encoder();
+    let scored = until_done(|cx| match encoder.score(query, documents, cx) {
+        Ok(scored) => Ok(scored),
+        Err(ScoreError::Encode(error)) => Err(error),
+        Err(ScoreError::NoHead) => Report::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            "the model is a sentence encoder, which cannot rerank",
+        )
+        .hint("Name a cross-encoder, or order by distilface_similarity(text, text, model).")
+        .raise(),
+    });
+    if scored.truncated > 0 && guc::ON_OVERFLOW.get() != guc::OnOverflow::silent {
+        statement::count_truncated(scored.truncated as u64);
+    }
+    scored.scores
+}
+
+/// Runs `work` again where an interrupt that stopped it did not end the statement.
+fn until_done<T>(mut work: impl FnMut(&mut Context) -> Result<T, EncodeError>) -> T {
     HELD_OFF.set(false);
-    let embedded = loop {
-        match with_session(|session| encoder.embed(texts, input, &mut session.context)) {
-            Ok(embedded) => break embedded,
+    loop {
+        match with_session(|session| work(&mut session.context)) {
+            Ok(done) => return done,
             Err(EncodeError::Canceled) => {
                 interrupts::check();
                 // Not every interrupt ends the statement. One that PostgreSQL holds off for now
@@ -93,7 +115,20 @@ fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness)
                 .detail(error.to_string())
                 .raise(),
         }
-    };
+    }
+}
+
+fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness) -> Embedded {
+    let encoder = model.encoder();
+    if encoder.manifest().head.is_some() {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            "the model is a cross-encoder, which does not embed",
+        )
+        .hint("distilface_rerank(query, docs, model) scores pairs by it.")
+        .raise()
+    }
+    let embedded = until_done(|cx| encoder.embed(texts, input, cx));
     if embedded.truncated > 0 {
         match (strictness, guc::ON_OVERFLOW.get()) {
             (_, guc::OnOverflow::silent) => {}

@@ -6,6 +6,7 @@ use crate::pg::owner::as_models_owner;
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
 use crate::pg::{roles, table};
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::spi::SpiResult;
@@ -34,7 +35,15 @@ fn distilface_model_alias(alias: &[u8], name: &[u8]) {
             .raise()
     }
     // The user's right to the model, and a copy of a built-in one.
-    super::keep(registry::by_name(&name));
+    let model = registry::by_name(&name);
+    if model.manifest().head.is_some() {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("model \"{name}\" is a cross-encoder, which does not embed"),
+        )
+        .raise()
+    }
+    super::keep(model);
     write(|| {
         Spi::run_with_args(
             "INSERT INTO distilface.model_alias VALUES ($1, $2) \
@@ -93,8 +102,8 @@ fn distilface_model_grant(name: &[u8], role: &[u8]) {
     let role = grantee(&name, role);
     write(|| {
         Spi::run_with_args(
-            "INSERT INTO distilface.model_role VALUES ($1, $2, false) ON CONFLICT DO NOTHING",
-            &[text(&name), role.into()],
+            "INSERT INTO distilface.model_role VALUES ($1, $2::oid, false) ON CONFLICT DO NOTHING",
+            &[text(&name), oid(role)],
         )
     });
 }
@@ -105,8 +114,8 @@ fn distilface_model_revoke(name: &[u8], role: &[u8]) {
     let role = grantee(&name, role);
     write(|| {
         Spi::run_with_args(
-            "DELETE FROM distilface.model_role WHERE name = $1 AND role = $2 AND NOT owns",
-            &[text(&name), role.into()],
+            "DELETE FROM distilface.model_role WHERE name = $1 AND role = $2::oid AND NOT owns",
+            &[text(&name), oid(role)],
         )
     });
 }
@@ -170,6 +179,11 @@ fn distilface_models_changed() -> Internal {
     }
     // A trigger's result is never NULL; after a statement, nobody looks at it.
     Internal::from(Some(pg_sys::Datum::from(0usize)))
+}
+
+/// An oid as a bigint: pgrx makes NULL of the invalid one, which stands for every role.
+fn oid(role: pg_sys::Oid) -> DatumWithOid<'static> {
+    i64::from(role.to_u32()).into()
 }
 
 fn write(work: impl FnOnce() -> SpiResult<()>) {

@@ -35,8 +35,13 @@ fn switched<T>(owner: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// As [`as_owner`], the owner being that of the table of models.
+/// As [`as_owner`], the owner being that of the table of models; for changes of it.
+///
+/// # Errors
+/// Raises 25006 in a read-only transaction, such as every one of a standby.
 pub fn as_models_owner<T>(work: impl FnOnce() -> T) -> Option<T> {
+    // SAFETY: raises an error or does nothing.
+    unsafe { pg_sys::PreventCommandIfReadOnly(c"a change of models".as_ptr()) };
     let table = table::oid_of(c"model")?;
     Some(as_owner(table::owner_of(table), work))
 }

@@ -34,6 +34,8 @@ pub fn write(
     let model = NewModel {
         name: name.or_else(own_name).unwrap_or_default(),
         config: network.config.clone(),
+        matryoshka_dims: Vec::new(),
+        head: None,
         max_tokens: like.max_tokens,
         pooling: network.pooling,
         normalize: like.normalize,

@@ -53,6 +53,8 @@ impl Place {
         let model = NewModel {
             name: "base".to_owned(),
             config,
+            matryoshka_dims: Vec::new(),
+            head: None,
             max_tokens: 16,
             pooling: Pooling::MeanLast2,
             normalize: true,
