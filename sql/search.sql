@@ -29,7 +29,9 @@ BEGIN
 			WHERE a.attrelid = target AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped;
 		IF NOT FOUND THEN
 			RAISE EXCEPTION 'column "%" of filter does not exist in %', name, target
-				USING ERRCODE = 'undefined_column';
+				USING ERRCODE = 'undefined_column',
+				HINT = format('Its columns are %s.', (SELECT string_agg(a.attname, ', ' ORDER BY a.attnum)
+					FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped));
 		END IF;
 		IF jsonb_typeof(value) = 'null' THEN
 			conditions := conditions || format('t.%I IS NULL', name);
@@ -127,7 +129,7 @@ DECLARE
 BEGIN
 	IF k NOT BETWEEN 1 AND 10000 THEN
 		RAISE EXCEPTION 'k must be from 1 to 10000, got %', k
-			USING ERRCODE = 'invalid_parameter_value';
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Without it, 10 rows are returned.';
 	END IF;
 	IF mode NOT IN ('hybrid', 'semantic', 'lexical') THEN
 		RAISE EXCEPTION 'unknown mode "%"', mode USING ERRCODE = 'invalid_parameter_value',
@@ -137,13 +139,23 @@ BEGIN
 		RAISE EXCEPTION 'unknown fusion "%"', fusion USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Lists are fused by rrf (ranks) or normalized (scores).';
 	END IF;
-	IF cardinality(weights) <> 2 OR array_position(weights, NULL) IS NOT NULL THEN
-		RAISE EXCEPTION 'weights must be two numbers, of the semantic and the lexical list'
-			USING ERRCODE = 'invalid_parameter_value';
+	IF cardinality(weights) <> 2 OR array_position(weights, NULL) IS NOT NULL
+		OR NOT (0 <= ALL (weights) AND 'infinity' > ALL (weights)) THEN
+		RAISE EXCEPTION 'weights must be two numbers from 0, of the semantic and the lexical list'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'The default is {1,1}.';
 	END IF;
 	IF rrf_k < 0 OR candidates < 1 THEN
 		RAISE EXCEPTION 'rrf_k must be at least 0 and candidates at least 1, got % and %',
-			rrf_k, candidates USING ERRCODE = 'invalid_parameter_value';
+			rrf_k, candidates USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'The defaults are 60 and 200.';
+	END IF;
+	IF EXISTS (SELECT FROM unnest(columns) c WHERE NOT EXISTS (SELECT FROM pg_attribute a
+			WHERE a.attrelid = "table" AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped)) THEN
+		RAISE EXCEPTION 'columns of % do not exist: %', "table",
+			(SELECT string_agg(quote_ident(c), ', ') FROM unnest(columns) c WHERE NOT EXISTS (SELECT
+				FROM pg_attribute a WHERE a.attrelid = "table" AND a.attname = c AND NOT a.attisdropped))
+			USING ERRCODE = 'undefined_column',
+			HINT = 'Name columns of the table that a distilface_bm25 index has.';
 	END IF;
 	kept := greatest(k, candidates);
 
@@ -250,6 +262,10 @@ DECLARE
 		JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'distilface');
 	statement text;
 BEGIN
+	-- Nothing is like nothing, and no word is in it.
+	IF query IS NULL OR query ~ '^\s*$' THEN
+		RETURN;
+	END IF;
 	EXECUTE format('SELECT %s.distilface_search_sql($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)', own)
 		INTO statement
 		USING "table", query, k, mode, columns, filter, weights, rrf_k, candidates, fusion;

@@ -5,6 +5,8 @@ use distilface_core::hnsw::{self, BuildOptions, HnswParams, ScanOptions};
 use distilface_core::index::{Index, IndexError};
 use distilface_core::vector::Metric;
 use rand::prelude::*;
+#[cfg(feature = "bm25")]
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 const DIMS: usize = 32;
@@ -169,4 +171,111 @@ fn bad_vectors_are_refused_by_name() {
     assert_eq!(message(&[1.0, f32::NAN, 2.0]), "dimension 1 of the vector is NaN");
     assert_eq!(message(&[0.0; 3]), "a zero vector has no cosine distance");
     assert!(index.is_empty());
+}
+
+#[cfg(feature = "bm25")]
+mod text {
+    use super::*;
+    use distilface_core::bm25::{Bm25Params, Query, check};
+    use distilface_core::index::Hybrid;
+
+    fn create(place: &Place) -> Index {
+        let text = Bm25Params::single("simple").expect("valid");
+        Index::create_hybrid(&place.at("i"), params(), &text).expect("created")
+    }
+
+    fn words(id: usize) -> String {
+        format!("all word{} row{id}", id % 7)
+    }
+
+    fn ids(index: &Index, query: &str) -> Vec<u64> {
+        let query = Query::parse(query).expect("parses");
+        let mut ids: Vec<u64> =
+            index.search_text(&query, 10_000).expect("searched").iter().map(|m| m.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    fn assert_texts_sound(index: &Index) {
+        let report = check(index.text().expect("a text half")).expect("readable");
+        assert!(report.is_ok(), "{:#?}", report.problems);
+    }
+
+    #[test]
+    fn rows_are_found_by_words_by_nearness_and_by_both() {
+        let place = Place::new("hybrid");
+        let rows = vectors(300, 21);
+        let index = create(&place);
+        for (id, vector) in rows.iter().enumerate() {
+            index.add_with_text(id as u64, vector, &words(id)).expect("added");
+        }
+        index.add(1000, &vectors(1, 22)[0]).expect("a row without a text");
+        assert_eq!(ids(&index, "row17"), [17]);
+        assert_eq!(ids(&index, "all").len(), 300);
+        let hybrid = Hybrid::new(&rows[5], "row250");
+        let found = index.search_hybrid(&hybrid, 10).expect("searched");
+        assert_eq!(found.len(), 10);
+        let top: HashSet<u64> = found[..2].iter().map(|m| m.id).collect();
+        assert_eq!(top, HashSet::from([5, 250]), "the best of each list");
+        assert!(found.is_sorted_by(|a, b| a.score > b.score || a.score == b.score && a.id < b.id));
+        let only_words = Hybrid { weights: [0.0, 1.0], ..hybrid };
+        assert_eq!(index.search_hybrid(&only_words, 1).expect("searched")[0].id, 250);
+        assert!(index.search_hybrid(&Hybrid::new(&rows[5], "what: (is"), 3).is_ok());
+        assert!(index.remove(250).expect("removed"));
+        assert_eq!(ids(&index, "row250"), [0_u64; 0]);
+        index.vacuum().expect("vacuumed");
+        index.sync().expect("synced");
+        drop(index);
+        let index = Index::open(&place.at("i")).expect("opened");
+        assert_eq!(ids(&index, "all").len(), 299);
+        // The place of a row that is gone goes to another row, with its own text only.
+        index.add_with_text(2000, &rows[1], "fresh").expect("added");
+        assert_eq!((ids(&index, "fresh"), ids(&index, "row250")), (vec![2000], vec![]));
+        assert_texts_sound(&index);
+        let plain = Index::create(&place.at("plain"), params()).expect("created");
+        assert!(matches!(plain.add_with_text(1, &rows[0], "x"), Err(IndexError::NoText)));
+    }
+
+    #[test]
+    fn a_crash_keeps_synced_rows_with_their_texts_and_no_row_without() {
+        let place = Place::new("hybrid-crash");
+        let rows = vectors(80, 23);
+        let index = create(&place);
+        let add = |range: std::ops::Range<usize>| {
+            for id in range {
+                index.add_with_text(id as u64, &rows[id], &words(id)).expect("added");
+            }
+        };
+        add(0..40);
+        index.sync().expect("synced");
+        copy_dir(&place.at("i"), &place.at("synced"));
+        add(40..80);
+        for id in 30..40 {
+            index.remove(id).expect("removed");
+        }
+        copy_dir(&place.at("i"), &place.at("full"));
+        let len =
+            |dir: &str, log: &str| std::fs::metadata(place.at(dir).join(log)).expect("a log").len();
+        let mut rng = StdRng::seed_from_u64(24);
+        for round in 0..20 {
+            let dir = place.at(&format!("cut{round}"));
+            copy_dir(&place.at("full"), &dir);
+            for log in ["graph.wal", "rows.wal", "text.wal"] {
+                let cut = rng.random_range(len("synced", log)..=len("full", log));
+                let file = std::fs::OpenOptions::new().write(true).open(dir.join(log));
+                file.expect("a log").set_len(cut).expect("cut");
+            }
+            let index = Index::open(&dir).expect("opened");
+            assert_sound(&index);
+            assert_texts_sound(&index);
+            let all = ids(&index, "all");
+            assert!((0..30).all(|id| all.contains(&id)), "round {round}: {all:?}");
+            assert_eq!(all.len(), index.len(), "round {round}: every row has its text");
+            for id in all {
+                assert_eq!(ids(&index, &format!("row{id}")), [id], "round {round}");
+            }
+            index.add_with_text(1000, &rows[79], "afterwards").expect("the next row is added");
+            assert_eq!(ids(&index, "afterwards"), [1000]);
+        }
+    }
 }

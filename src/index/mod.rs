@@ -28,11 +28,47 @@
 //! # }
 //! ```
 //!
+//! With the feature `bm25` rows may have texts as well, and searches go by meaning, by words, or by
+//! both at once:
+//!
+//! ```
+//! # #[cfg(feature = "bm25")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use distilface_core::bm25::{Bm25Params, Query};
+//! use distilface_core::hnsw::HnswParams;
+//! use distilface_core::index::{Hybrid, Index};
+//! use distilface_core::vector::Metric;
+//!
+//! # let dir = std::env::temp_dir().join(format!("distilface-doc-hybrid-{}", std::process::id()));
+//! # let _ = std::fs::remove_dir_all(&dir);
+//! let params = HnswParams::parse(3, Metric::Cosine, 16, 64)?;
+//! let index = Index::create_hybrid(&dir, params, &Bm25Params::single("english")?)?;
+//! index.add_with_text(1, &[0.9, 0.1, 0.0], "a cat sleeping on the rug")?;
+//! index.add_with_text(2, &[0.8, 0.3, 0.1], "two dogs in the yard")?;
+//! index.add_with_text(3, &[0.0, 0.2, 0.9], "replace part AB-1234")?;
+//! index.sync()?;
+//!
+//! let by_words = index.search_text(&Query::parse("\"ab 1234\" OR dog")?, 10)?;
+//! assert_eq!(by_words.len(), 2);
+//! let both = index.search_hybrid(&Hybrid::new(&[1.0, 0.0, 0.0], "part AB-1234"), 2)?;
+//! assert_eq!(both[0].id, 3, "in both lists");
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "bm25"))]
+//! # fn main() {}
+//! ```
+//!
 //! Changes are seen by searches at once, and durable after [`Index::sync`]. After a crash the index
 //! is as it was at some moment since the last sync; [`Index::open`] brings rows and graph in line.
 //! An `Index` is used from many threads at once; one process has it open.
 
 mod rows;
+#[cfg(feature = "bm25")]
+mod text;
+
+#[cfg(feature = "bm25")]
+pub use text::{Hybrid, HybridMatch, TextMatch};
 
 use crate::hnsw::{
     self, Added, BuildOptions, Builder, HeapTid, HnswError, HnswParams, Scan, ScanOptions,
@@ -75,6 +111,13 @@ pub enum IndexError {
     /// A vector of zeros has no direction.
     #[error("a zero vector has no cosine distance")]
     ZeroVector,
+    /// A text for an index that was made without, or a search for one.
+    #[error("the index has no text; Index::create_hybrid makes one that has")]
+    NoText,
+    /// The full text index.
+    #[cfg(feature = "bm25")]
+    #[error(transparent)]
+    Text(crate::bm25::Bm25Error),
     /// The graph.
     #[error(transparent)]
     Hnsw(#[from] HnswError),
@@ -97,6 +140,8 @@ pub struct Index {
     params: HnswParams,
     graph: FileStore,
     rows: RwLock<Rows>,
+    #[cfg(feature = "bm25")]
+    texts: Option<text::Texts>,
 }
 
 impl Index {
@@ -143,7 +188,13 @@ impl Index {
         }
         rows.store().checkpoint()?;
         graph.checkpoint()?;
-        Ok(Self { params, graph, rows: RwLock::new(rows) })
+        Ok(Self {
+            params,
+            graph,
+            rows: RwLock::new(rows),
+            #[cfg(feature = "bm25")]
+            texts: None,
+        })
     }
 
     /// Opens the index in `dir`, after a crash too.
@@ -157,7 +208,13 @@ impl Index {
         let graph = FileStore::open(&dir.join("graph"))?;
         let params = hnsw::info(&graph)?.params;
         let rows = Rows::open(FileStore::open(&dir.join("rows"))?, params.dims())?;
-        let index = Self { params, graph, rows: RwLock::new(rows) };
+        let index = Self {
+            params,
+            graph,
+            rows: RwLock::new(rows),
+            #[cfg(feature = "bm25")]
+            texts: text::Texts::open(dir)?,
+        };
         index.reconcile()?;
         Ok(index)
     }
@@ -168,9 +225,38 @@ impl Index {
     /// [`IndexError::Duplicate`]; [`IndexError::NotFinite`]; [`IndexError::ZeroVector`] with
     /// [`Metric::Cosine`]; [`HnswError::Dims`]; what the files raise.
     pub fn add(&self, id: u64, vector: &[f32]) -> Result<(), IndexError> {
+        self.add_row(id, vector, None)
+    }
+
+    fn add_row(&self, id: u64, vector: &[f32], text: Option<&str>) -> Result<(), IndexError> {
         check_vector(&self.params, vector)?;
         let row = self.rows.write().add(id, vector)?.ok_or(IndexError::Duplicate { id })?;
-        hnsw::insert(&self.graph, vector, row.tid())?;
+        let added = self.add_text(row, text).and_then(|()| {
+            hnsw::insert(&self.graph, vector, row.tid())?;
+            Ok(())
+        });
+        if added.is_err() {
+            self.rows.write().remove(id)?;
+        }
+        added
+    }
+
+    #[cfg(feature = "bm25")]
+    fn add_text(&self, row: Row, text: Option<&str>) -> Result<(), IndexError> {
+        self.texts.as_ref().map_or(Ok(()), |texts| texts.add(row, text))
+    }
+
+    #[cfg(not(feature = "bm25"))]
+    fn add_text(&self, _row: Row, _text: Option<&str>) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    /// Forgets texts whose rows are gone, durably.
+    fn forget_texts(&self, _is_dead: &mut dyn FnMut(HeapTid) -> bool) -> Result<(), IndexError> {
+        #[cfg(feature = "bm25")]
+        if let Some(texts) = &self.texts {
+            texts.forget(_is_dead)?;
+        }
         Ok(())
     }
 
@@ -243,6 +329,7 @@ impl Index {
         let is_dead = |tid: HeapTid| removed.contains(&Row::of(tid));
         hnsw::bulk_delete(&self.graph, &mut { is_dead })?;
         hnsw::cleanup(&self.graph)?;
+        self.forget_texts(&mut |tid| removed.contains(&Row::of(tid)))?;
         // The rows' space is used again only when nothing in the graph can lead there after a crash.
         self.graph.sync()?;
         self.rows.write().free(&removed)?;
@@ -254,6 +341,11 @@ impl Index {
     /// # Errors
     /// What the file system raises.
     pub fn sync(&self) -> Result<(), IndexError> {
+        // A row counts once its text is durable.
+        #[cfg(feature = "bm25")]
+        if let Some(texts) = &self.texts {
+            texts.sync()?;
+        }
         self.rows.read().store().sync()?;
         self.graph.sync()?;
         Ok(())
@@ -291,6 +383,7 @@ impl Index {
     /// After a crash one file may be ahead of the other: adds rows that the graph lacks, and cuts
     /// from it what no row stands behind.
     fn reconcile(&self) -> Result<(), IndexError> {
+        self.reconcile_texts()?;
         let mut indexed = std::collections::HashSet::new();
         let mut orphans = false;
         {
@@ -314,6 +407,33 @@ impl Index {
         for row in rows.live_rows().filter(|row| !indexed.contains(row)) {
             hnsw::insert(&self.graph, &rows.vector(row)?, row.tid())?;
         }
+        Ok(())
+    }
+}
+
+impl Index {
+    /// Takes back rows that a crash left without their text, and forgets texts without a row.
+    #[cfg(feature = "bm25")]
+    fn reconcile_texts(&self) -> Result<(), IndexError> {
+        let Some(texts) = &self.texts else { return Ok(()) };
+        let complete = texts.rows()?;
+        let torn: Vec<u64> = {
+            let rows = self.rows.read();
+            let torn = rows.live_rows().filter(|row| !complete.contains(row));
+            torn.filter_map(|row| rows.id(row)).collect()
+        };
+        for id in torn {
+            self.rows.write().remove(id)?;
+        }
+        let rows = self.rows.read();
+        if complete.iter().any(|&row| rows.id(row).is_none()) {
+            texts.forget(&mut |tid| rows.id(Row::of(tid)).is_none())?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "bm25"))]
+    fn reconcile_texts(&self) -> Result<(), IndexError> {
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 use super::super::{
     Bm25Error, MergeExtent, Query, View, bulk_delete, check, cleanup, create, insert, merge,
 };
-use super::{BODY, inserted, number, params, sound, texts, tid};
+use super::{BODY, inserted, number, params, size, sound, texts, tid};
 use crate::page::{BlockNumber, LockMode, MemoryStore, PageError, PageStore, UpdateLock, Wait};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -171,7 +171,7 @@ fn a_scan_is_right_whatever_runs_between_two_of_its_page_reads() {
     let living: BTreeSet<u32> = before.iter().copied().filter(|&row| kept(row)).collect();
     let (mut restarts, mut scans) = (0, 0);
     for work in works {
-        for nth in 0..quiet.reads() {
+        for nth in (0..quiet.reads()).step_by(size(3, 1) as usize) {
             let store = Interleaved::new(base.snapshot(), Before::Nth(nth), Box::new(work));
             scans += 1;
             match scan(&store, "w0 w1") {

@@ -13,6 +13,11 @@ use std::sync::Arc;
 
 pub(super) const BODY: Scope<'static> = Scope { names: &["body"], defaults: &[0] };
 
+/// The larger size under `make reliability`, the smaller one in a plain run.
+pub(super) fn size(plain: u64, full: u64) -> u64 {
+    if std::env::var_os("DISTILFACE_FULL").is_some_and(|value| value == "1") { full } else { plain }
+}
+
 pub(super) fn random(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }

@@ -4,7 +4,7 @@ use super::super::{
     Bm25Params, Column, MergeExtent, Prepared, Query, RankedScan, Scope, TextConfig, TextScorer,
     Together, Unranked, View, bulk_delete, insert, merge, set_constants, tokenize,
 };
-use super::{BODY, built, inserted, number, params, random, search, sound, texts, tid};
+use super::{BODY, built, inserted, number, params, random, search, size, sound, texts, tid};
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -140,14 +140,9 @@ fn scores_equal_tantivys_own() {
     }
 }
 
-/// Random corpora: 60 in a plain run, `DISTILFACE_FULL_TESTS` makes it 1,000.
-fn corpora() -> u64 {
-    if std::env::var_os("DISTILFACE_FULL_TESTS").is_some() { 1000 } else { 60 }
-}
-
 #[test]
 fn top_k_equals_brute_force_on_random_corpora() {
-    for seed in 0..corpora() {
+    for seed in 0..size(60, 1000) {
         let mut random = random(seed);
         let count = random.random_range(1..400);
         let texts = texts(seed + 10_000, count);

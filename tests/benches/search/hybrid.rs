@@ -33,7 +33,7 @@ pub fn run(session: &mut Session, rows: usize, targets: &mut Targets) {
     session.sql(&format!(
         "CREATE TABLE questions AS
            SELECT row_number() OVER () AS id, array_to_string((regexp_split_to_array(body, '\\s+'))[2:9], ' ') AS q
-             FROM ours WHERE id % greatest({rows} / {QUERIES}, 1) = 3 LIMIT {QUERIES};
+             FROM ours WHERE id % greatest({rows} / {QUERIES}, 1) = 0 LIMIT {QUERIES};
          CREATE FUNCTION ask(how text) RETURNS SETOF float8 LANGUAGE plpgsql AS $$
          DECLARE r record; began timestamptz; got tid[];
          BEGIN
