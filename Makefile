@@ -116,6 +116,10 @@ bench-vector: ## the distance kernels of every instruction set here
 bench-index: pg-trees ## HNSW beside pgvector in one server: recall, queries/s, build, inserts, vacuum
 	@cargo bench --locked -p distilface-tests --bench index
 
+.PHONY: bench-pipeline
+bench-pipeline: pg-trees ## text indexes, backfill and inserts beside the bare encoder; memory of 50 connections
+	@cargo bench --locked -p distilface-tests --bench pipeline
+
 .PHONY: bench-filters
 bench-filters: pg-trees ## filter columns beside pgvector's iterative scan, by share of rows that match
 	@cargo bench --locked -p distilface-tests --bench filters

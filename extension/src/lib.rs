@@ -27,6 +27,11 @@ pgrx::extension_sql_file!("../../sql/hnsw.sql", name = "hnsw", requires = ["acce
 pgrx::extension_sql_file!("../../sql/bm25.sql", name = "bm25", requires = ["hnsw"]);
 pgrx::extension_sql_file!("../../sql/search.sql", name = "search", requires = ["bm25"]);
 pgrx::extension_sql_file!("../../sql/pipeline.sql", name = "pipeline", requires = ["search"]);
+pgrx::extension_sql_file!(
+    "../../sql/pipeline_life.sql",
+    name = "pipeline_life",
+    requires = ["pipeline"]
+);
 
 /// Runs when a backend loads the library.
 #[pgrx::pg_guard]

@@ -42,6 +42,19 @@ fn every_sql_block_of_the_readme_runs_as_written() {
 }
 
 #[test]
+fn the_walk_through_pipelines_runs_as_written() {
+    let walk = fs::read_to_string(checkout().join("docs/pipelines.md")).expect("there is a walk");
+    let cluster = Cluster::start();
+    let said: String = blocks(&walk, "sql").iter().map(|block| cluster.psql(block)).collect();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[..2].contains(&"Cats"), "{said}");
+    assert!(lines.contains(&"body|e|trigger|live|4|0|0"), "{said}");
+    assert!(lines.contains(&"title|title_vector|queue|live|4|0|0"), "{said}");
+    assert!(said.contains("Rates|The central bank"), "{said}");
+    assert!(lines.contains(&"2|1.00") && lines.contains(&"1|1"), "nDCG before and after: {said}");
+}
+
+#[test]
 fn every_make_target_of_the_readme_exists() {
     let readme = fs::read_to_string(checkout().join("README.md")).expect("there is a README");
     let makefile = fs::read_to_string(checkout().join("Makefile")).expect("there is a Makefile");

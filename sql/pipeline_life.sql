@@ -1,0 +1,481 @@
+-- The life of a pipeline: watching it, its bad rows, its end, and its move to another model.
+
+-- True counts, by looking at every row: for a table, of what it has and what is to come.
+CREATE FUNCTION distilface.count_rows(p distilface.pipeline, OUT done bigint, OUT pending bigint, OUT failed bigint)
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+AS $$
+DECLARE
+	key CONSTANT text := CASE WHEN cardinality(p.keys) > 0 THEN distilface.key_expression(p.keys, 't') ELSE 't.ctid::text' END;
+BEGIN
+	EXECUTE format('SELECT count(*) FILTER (WHERE has AND NOT waits AND NOT bad),
+			count(*) FILTER (WHERE NOT bad AND (waits OR $2 AND NOT has AND body)), count(*) FILTER (WHERE bad)
+		FROM (SELECT %1$s AS has, t.%2$I ~ ''[^[:space:]]'' AS body, q.key IS NOT NULL AS waits, f.key IS NOT NULL AND q.key IS NULL AND NOT %1$s AS bad
+			FROM %3$s t
+			LEFT JOIN (SELECT DISTINCT w.key FROM distilface.queue w WHERE w.pipeline = $1) q ON q.key = %4$s
+			LEFT JOIN (SELECT w.key, w.relation FROM distilface.failed_rows w WHERE w.pipeline = $1) f
+				ON f.key = %4$s AND f.relation IN (t.tableoid, %5$s)) s',
+		CASE WHEN p.chunk_table IS NULL THEN format('(t.%I IS NOT NULL)', p.target)
+			ELSE format('EXISTS (SELECT FROM %s c WHERE (%s) = (%s))', p.chunk_table,
+				(SELECT string_agg(format('c.%I', k), ', ') FROM unnest(p.keys) k),
+				(SELECT string_agg(format('t.%I', k), ', ') FROM unnest(p.keys) k)) END,
+		p.source, p.relation, key, p.relation::oid)
+		INTO done, pending, failed USING p.id, NOT p.filled;
+END
+$$;
+
+CREATE VIEW distilface.progress WITH (security_barrier) AS
+	SELECT d.id AS pipeline, d.relation AS "table", d.source,
+		coalesce(d.chunk_table::pg_catalog.text, d.target) AS target, d.form, d.model,
+		CASE WHEN d.replaces IS NOT NULL THEN 'replacing' WHEN NOT d.filled THEN 'filling' ELSE 'live' END AS state,
+		n.done, n.pending, n.failed, a.rows_per_second,
+		CASE WHEN n.pending = 0 THEN interval '0' WHEN a.rows_per_second > 0
+			THEN make_interval(secs => n.pending / a.rows_per_second) END AS time_left,
+		a.last_run, a.last_error, a.last_error_at
+	FROM distilface.describe() d
+	JOIN pg_catalog.pg_class c ON c.oid = d.relation
+	LEFT JOIN distilface.activity a ON a.pipeline = d.id
+	CROSS JOIN LATERAL distilface.count_rows(d) n
+	WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON distilface.progress TO PUBLIC;
+COMMENT ON VIEW distilface.progress IS 'how far each pipeline is, counted row by row';
+
+CREATE VIEW distilface.failures WITH (security_barrier) AS
+	SELECT p.relation AS "table", f.pipeline, f.key, f.sqlstate, f.error, f.attempts, f.failed_at
+	FROM distilface.failed_rows f JOIN distilface.pipelines p ON p.id = f.pipeline
+	JOIN pg_catalog.pg_class c ON c.oid = p.relation
+	WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+GRANT SELECT ON distilface.failures TO PUBLIC;
+COMMENT ON VIEW distilface.failures IS 'rows that could not be embedded, with their error';
+
+-- Bad rows go back to what waits.
+CREATE FUNCTION distilface.owner_retry(target regclass, args jsonb) RETURNS jsonb
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	p distilface.pipeline;
+	retried bigint := 0;
+	part bigint;
+BEGIN
+	FOR p IN SELECT * FROM distilface.describe(owner_retry.target) LOOP
+		IF cardinality(p.keys) > 0 THEN
+			INSERT INTO distilface.queue (pipeline, key) SELECT p.id, f.key FROM distilface.failed_rows f WHERE f.pipeline = p.id;
+			GET DIAGNOSTICS part = ROW_COUNT;
+		ELSE
+			DELETE FROM distilface.failed_rows f WHERE f.pipeline = p.id;
+			GET DIAGNOSTICS part = ROW_COUNT;
+			IF part > 0 THEN
+				DELETE FROM distilface.backfills b WHERE b.pipeline = p.id;
+				UPDATE distilface.pipelines SET filled = false WHERE id = p.id;
+			END IF;
+		END IF;
+		retried := retried + part;
+	END LOOP;
+	RETURN jsonb_build_object('rows', retried);
+END
+$$;
+
+CREATE FUNCTION distilface_retry("table" regclass) RETURNS bigint
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM distilface.wake_worker();
+	RETURN (distilface.as_owner("table", 'owner_retry', '{}') ->> 'rows')::bigint;
+END
+$$;
+COMMENT ON FUNCTION distilface_retry(regclass) IS 'puts failed rows back into the queue; distilface_run or the worker takes them';
+
+-- Takes a pipeline away with all it added, or leaves the vectors as data.
+CREATE FUNCTION distilface.owner_uninstall(target regclass, args jsonb) RETURNS jsonb
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	p distilface.pipeline;
+	keep CONSTANT boolean := (args ->> 'keep_data')::boolean;
+	made regclass;
+	ended integer := 0;
+BEGIN
+	FOR p IN SELECT * FROM distilface.describe(owner_uninstall.target) d
+		WHERE CASE WHEN args ? 'pipeline' THEN d.id = (args ->> 'pipeline')::integer
+			ELSE (args ->> 'target') IS NULL
+			OR (args ->> 'target') = coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = d.chunk_table), d.target) END LOOP
+		PERFORM distilface.drop_triggers(p.id, p.relation);
+		IF keep AND p.form <> 'generated' THEN
+			NULL;
+		ELSIF p.chunk_table IS NOT NULL THEN
+			EXECUTE format('DROP TABLE %s', p.chunk_table);
+		ELSIF p.adds_target THEN
+			EXECUTE format('ALTER TABLE %s DROP COLUMN %I', p.relation, p.target);
+		ELSIF p.made_index THEN
+			FOR made IN SELECT i.indexrelid::regclass FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+				JOIN pg_am m ON m.oid = c.relam JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+				WHERE i.indrelid = p.relation AND m.amname = 'distilface_hnsw' AND a.attname = p.target LOOP
+				EXECUTE format('DROP INDEX %s', made);
+			END LOOP;
+		END IF;
+		PERFORM distilface.forget(p.id);
+		ended := ended + 1;
+	END LOOP;
+	IF ended = 0 THEN
+		RAISE EXCEPTION 'table % is not vectorized%', owner_uninstall.target, coalesce(format(' into "%s"', args ->> 'target'), '')
+			USING ERRCODE = 'undefined_object', HINT = 'See distilface.pipelines.';
+	END IF;
+	RETURN jsonb_build_object('ended', ended);
+END
+$$;
+
+CREATE FUNCTION distilface.drop_triggers(pipeline integer, relation regclass) RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	name text;
+BEGIN
+	FOR name IN SELECT t.tgname FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgparentid = 0
+		AND t.tgfoid = 'distilface.pipeline_trigger()'::regprocedure
+		AND position(convert_to(pipeline::text, 'SQL_ASCII') || '\x00'::bytea IN t.tgargs) = 1
+		-- The one that holds the columns last: distilface.on_drop takes what is left then.
+		ORDER BY t.tgattr <> ''::int2vector LOOP
+		EXECUTE format('DROP TRIGGER %I ON %s', name, relation);
+	END LOOP;
+END
+$$;
+
+CREATE FUNCTION distilface.forget(pipeline integer) RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+	DELETE FROM distilface.queue q WHERE q.pipeline = forget.pipeline;
+	DELETE FROM distilface.failed_rows f WHERE f.pipeline = forget.pipeline;
+	DELETE FROM distilface.backfills b WHERE b.pipeline = forget.pipeline;
+	DELETE FROM distilface.activity a WHERE a.pipeline = forget.pipeline;
+	DELETE FROM distilface.pipelines p WHERE p.id = forget.pipeline;
+END;
+
+CREATE FUNCTION distilface_unvectorize("table" regclass, target text DEFAULT NULL, keep_data boolean DEFAULT false) RETURNS integer
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (distilface.as_owner("table", 'owner_uninstall',
+		jsonb_build_object('target', target, 'keep_data', keep_data)) ->> 'ended')::integer;
+END
+$$;
+COMMENT ON FUNCTION distilface_unvectorize(regclass, text, boolean) IS 'ends a table''s pipelines and drops what they added';
+
+-- A table or column that goes takes its pipelines along.
+CREATE FUNCTION distilface.on_drop() RETURNS event_trigger
+	LANGUAGE plpgsql SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	gone record;
+BEGIN
+	FOR gone IN SELECT p.id, p.relation, c.oid IS NOT NULL AS has_table FROM distilface.pipelines p
+		LEFT JOIN pg_class c ON c.oid = p.relation
+		WHERE EXISTS (SELECT FROM pg_event_trigger_dropped_objects() d
+			WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (p.relation::oid, p.chunk_table::oid)
+				OR d.object_type = 'trigger' AND d.address_names[3] = format('zz_distilface_%s_columns', p.id)
+					AND (c.oid IS NULL OR c.oid = to_regclass(format('%I.%I', d.address_names[1], d.address_names[2]))))
+		LOOP
+		IF gone.has_table THEN
+			PERFORM distilface.drop_triggers(gone.id, gone.relation);
+		END IF;
+		PERFORM distilface.forget(gone.id);
+	END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION distilface.on_drop() FROM PUBLIC;
+CREATE EVENT TRIGGER distilface_on_drop ON sql_drop
+	WHEN tag IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'ALTER TABLE', 'DROP TRIGGER')
+	EXECUTE FUNCTION distilface.on_drop();
+
+-- Prepares the successor of a pipeline: the same with another model, beside it, indexed while empty.
+CREATE FUNCTION distilface.owner_shadow(target regclass, args jsonb) RETURNS jsonb
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	old distilface.pipeline;
+	shadow distilface.pipeline;
+	old_name text;
+	made jsonb;
+	twin record;
+	matching integer;
+BEGIN
+	matching := 0;
+	FOR shadow IN SELECT d.* FROM distilface.describe(owner_shadow.target) d
+		WHERE d.replaces IS NULL AND ((args ->> 'target') IS NULL
+			OR (args ->> 'target') = coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = d.chunk_table), d.target)) LOOP
+		old := shadow;
+		matching := matching + 1;
+	END LOOP;
+	IF matching = 0 THEN
+		RAISE EXCEPTION 'table % is not vectorized', owner_shadow.target USING ERRCODE = 'undefined_object',
+			HINT = 'CALL distilface_vectorize(...) first. See distilface.pipelines.';
+	ELSIF matching > 1 THEN
+		RAISE EXCEPTION 'table % has % pipelines', owner_shadow.target, matching USING ERRCODE = 'ambiguous_parameter',
+			HINT = 'Say target => ''the column or chunk table''.';
+	END IF;
+	IF old.form = 'generated' THEN
+		RAISE EXCEPTION 'a generated column cannot be filled beside another' USING ERRCODE = 'feature_not_supported',
+			HINT = 'distilface_unvectorize it and CALL distilface_vectorize with the new model.';
+	END IF;
+	SELECT d.* INTO shadow FROM distilface.describe(owner_shadow.target) d WHERE d.replaces = old.id;
+	IF shadow.id IS NOT NULL THEN
+		IF shadow.model <> args ->> 'model' THEN
+			RAISE EXCEPTION '% is on its way to model "%" already', owner_shadow.target, shadow.model
+				USING ERRCODE = 'object_in_use', HINT = 'SELECT distilface_revectorize_abort(...) gives that up.';
+		END IF;
+		RETURN jsonb_build_object('pipeline', shadow.id, 'old', old.id);
+	END IF;
+	old_name := coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = old.chunk_table), old.target);
+	made := distilface.owner_install(owner_shadow.target, jsonb_build_object('source', old.source, 'form', old.form,
+		'target', left(old_name, 50) || '_next', 'model', args ->> 'model', 'chunk_tokens', old.chunk_tokens,
+		'chunk_overlap', old.chunk_overlap, 'build_index', 'none', 'replaces', old.id));
+	SELECT d.* INTO shadow FROM distilface.describe(owner_shadow.target) d WHERE d.id = (made ->> 'pipeline')::integer;
+	FOR twin IN
+		SELECT i.indexrelid, c.relname, m.amname, c.reloptions, pg_get_expr(i.indpred, i.indrelid) AS predicate,
+			(SELECT string_agg(format('%I %I.%I', CASE WHEN a.attname = old.target THEN shadow.target ELSE a.attname END,
+					n.nspname, o.opcname), ', ' ORDER BY u.place)
+				FROM unnest(i.indkey::smallint[]) WITH ORDINALITY u(attnum, place)
+				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+				JOIN pg_opclass o ON o.oid = i.indclass[u.place - 1]
+				JOIN pg_namespace n ON n.oid = o.opcnamespace) AS columns
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+		WHERE i.indrelid = coalesce(old.chunk_table, old.relation) AND i.indisvalid AND i.indexprs IS NULL
+			AND m.amname = 'distilface_hnsw' AND a.attname = old.target LOOP
+		EXECUTE format('CREATE INDEX %I ON %s USING distilface_hnsw (%s)%s%s', left(twin.relname, 50) || '_next',
+			coalesce(shadow.chunk_table, shadow.relation), twin.columns,
+			' WITH (' || array_to_string(twin.reloptions, ', ') || ')',
+			' WHERE ' || CASE WHEN old.chunk_table IS NOT NULL THEN twin.predicate ELSE
+				regexp_replace(twin.predicate, '\m' || quote_ident(old.target) || '\M', quote_ident(shadow.target), 'g') END);
+	END LOOP;
+	RETURN jsonb_build_object('pipeline', shadow.id, 'old', old.id);
+END
+$$;
+
+-- Puts the successor in the place of the pipeline, under a lock that nobody else's transaction waits
+-- long for. False where the lock was not to be had, or rows came in between.
+CREATE FUNCTION distilface.owner_swap(target regclass, args jsonb) RETURNS jsonb
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+	SET lock_timeout = '1s'
+AS $$
+DECLARE
+	shadow distilface.pipeline;
+	old distilface.pipeline;
+	old_name text;
+	twin record;
+	failed bigint;
+BEGIN
+	BEGIN
+		EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', owner_swap.target);
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN '{"swapped": false}';
+	END;
+	SELECT d.* INTO shadow FROM distilface.describe(owner_swap.target) d WHERE d.id = (args ->> 'pipeline')::integer;
+	SELECT d.* INTO old FROM distilface.describe(owner_swap.target) d WHERE d.id = shadow.replaces;
+	IF EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = shadow.id) OR NOT shadow.filled THEN
+		RETURN '{"swapped": false}';
+	END IF;
+	SELECT count(*) INTO failed FROM distilface.failed_rows f WHERE f.pipeline = shadow.id
+		AND NOT EXISTS (SELECT FROM distilface.failed_rows o WHERE o.pipeline = old.id AND o.relation = f.relation AND o.key = f.key);
+	IF failed > 0 THEN
+		RAISE EXCEPTION '% rows could not be embedded by model "%"', failed, shadow.model
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+			DETAIL = 'The table goes on with its old vectors.',
+			HINT = 'See distilface.failures. SELECT distilface_retry(...) and call again, or distilface_revectorize_abort(...).';
+	END IF;
+	old_name := coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = old.chunk_table), old.target);
+	PERFORM distilface.drop_triggers(old.id, old.relation);
+	PERFORM distilface.forget(old.id);
+	UPDATE distilface.pipelines SET replaces = NULL, adds_target = old.adds_target, build_index = old.build_index,
+		index_options = old.index_options, made_index = old.made_index WHERE id = shadow.id;
+	-- Views over the old vectors make this fail, and everything stays as it was.
+	IF old.chunk_table IS NOT NULL THEN
+		EXECUTE format('DROP TABLE %s', old.chunk_table);
+		EXECUTE format('ALTER TABLE %s RENAME TO %I', shadow.chunk_table, old_name);
+	ELSE
+		EXECUTE format('ALTER TABLE %s DROP COLUMN %I', old.relation, old.target);
+		EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', shadow.relation, shadow.target, old_name);
+	END IF;
+	FOR twin IN SELECT c.oid::regclass AS index, left(c.relname, -5) AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+		WHERE i.indrelid = coalesce(shadow.chunk_table, shadow.relation) AND c.relname LIKE '%\_next'
+			AND to_regclass(format('%I.%I', (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace), left(c.relname, -5))) IS NULL LOOP
+		EXECUTE format('ALTER INDEX %s RENAME TO %I', twin.index, twin.name);
+	END LOOP;
+	RETURN '{"swapped": true}';
+END
+$$;
+
+CREATE FUNCTION distilface.shadow(target regclass, model text, into_target text) RETURNS integer
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (distilface.as_owner(target, 'owner_shadow', jsonb_build_object('model', model, 'target', into_target)) ->> 'pipeline')::integer;
+END
+$$;
+
+CREATE FUNCTION distilface.swap(target regclass, pipeline integer) RETURNS boolean
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (distilface.as_owner(target, 'owner_swap', jsonb_build_object('pipeline', pipeline)) ->> 'swapped')::boolean;
+END
+$$;
+
+CREATE PROCEDURE distilface_revectorize("table" regclass, model text, target text DEFAULT NULL,
+	judgments regclass DEFAULT NULL, k integer DEFAULT 10,
+	INOUT ndcg_before double precision DEFAULT NULL, INOUT ndcg_after double precision DEFAULT NULL)
+	LANGUAGE plpgsql
+AS $$
+DECLARE
+	pipeline integer;
+	old integer;
+	done boolean;
+	more boolean;
+	wait double precision;
+BEGIN
+	pipeline := distilface.shadow("table", model, target);
+	old := distilface.replaced(pipeline);
+	PERFORM distilface.wake_worker();
+	COMMIT;
+	LOOP
+		SELECT s.filled, s.again, s.pause INTO done, more, wait FROM distilface.step(pipeline) s;
+		COMMIT;
+		IF done AND NOT more THEN
+			IF judgments IS NOT NULL AND ndcg_after IS NULL THEN
+				ndcg_before := distilface.ndcg(old, judgments, k);
+				ndcg_after := distilface.ndcg(pipeline, judgments, k);
+			END IF;
+			done := distilface.swap("table", pipeline);
+			COMMIT;
+			EXIT WHEN done;
+			wait := 0.5;
+		END IF;
+		PERFORM pg_catalog.pg_sleep(wait);
+	END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE distilface_revectorize(regclass, text, text, regclass, integer, double precision, double precision)
+	IS 'moves a table to another model while it is in use; calling it again resumes';
+
+CREATE FUNCTION distilface.replaced(pipeline integer) RETURNS integer LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$ SELECT p.replaces FROM distilface.pipelines p WHERE p.id = pipeline $$;
+
+CREATE FUNCTION distilface_revectorize_abort("table" regclass) RETURNS integer
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	pipeline integer;
+	ended integer := 0;
+BEGIN
+	FOR pipeline IN SELECT d.id FROM distilface.describe("table") d WHERE d.replaces IS NOT NULL LOOP
+		PERFORM distilface.as_owner("table", 'owner_uninstall', jsonb_build_object('pipeline', pipeline, 'keep_data', false));
+		ended := ended + 1;
+	END LOOP;
+	RETURN ended;
+END
+$$;
+COMMENT ON FUNCTION distilface_revectorize_abort(regclass) IS 'gives up an unfinished distilface_revectorize; the old vectors stay';
+
+-- Retrieval measured from judgments: a table with the columns query, key (of the row, as text) and
+-- gain (optional, 1 otherwise). nDCG takes the gain as it is and the discount log2(rank + 1), as
+-- trec_eval does (Jarvelin and Kekalainen 2002). A row counts once, by its best chunk.
+CREATE FUNCTION distilface.evaluate(pipeline integer, judgments regclass, k integer,
+		OUT queries bigint, OUT ndcg double precision, OUT recall double precision, OUT mrr double precision)
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+AS $$
+DECLARE
+	p distilface.pipeline;
+	key text;
+	gain text := '1';
+	columns text[] := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = judgments AND a.attnum > 0 AND NOT a.attisdropped);
+BEGIN
+	SELECT d.* INTO p FROM distilface.pipelines r CROSS JOIN LATERAL distilface.describe(r.relation) d
+		WHERE r.id = evaluate.pipeline AND d.id = r.id;
+	IF k NOT BETWEEN 1 AND 1000 THEN
+		RAISE EXCEPTION 'k must be from 1 to 1000, got %', k USING ERRCODE = 'invalid_parameter_value';
+	ELSIF NOT columns @> '{query,key}' THEN
+		RAISE EXCEPTION 'table % lacks a column query or key', judgments USING ERRCODE = 'undefined_column',
+			HINT = 'Judgments are rows (query text, key of a row, gain real).';
+	END IF;
+	IF 'gain' = ANY (columns) THEN
+		gain := 'j.gain';
+	END IF;
+	IF cardinality(p.keys) = 1 THEN
+		key := p.keys[1];
+	ELSE
+		SELECT a.attname INTO key FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+			WHERE i.indrelid = p.relation AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL
+			ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1;
+	END IF;
+	IF key IS NULL THEN
+		RAISE EXCEPTION 'table % has no key of one column for judgments to name', p.relation
+			USING ERRCODE = 'object_not_in_prerequisite_state';
+	END IF;
+	-- Of chunks, more are fetched than rows asked for: a row may bring several.
+	EXECUTE format($query$
+		WITH judged AS (
+			SELECT j.query::text AS query, j.key::text AS key, max((%1$s)::float8) AS gain FROM %2$s j
+			WHERE (%1$s) > 0 GROUP BY 1, 2
+		), asked AS (SELECT DISTINCT query FROM judged),
+		found AS (
+			SELECT a.query, f.key, f.rank FROM asked a CROSS JOIN LATERAL (
+				SELECT b.key, row_number() OVER (ORDER BY min(b.place)) AS rank FROM (
+					SELECT n.key, row_number() OVER () AS place FROM (
+						SELECT t.%3$I::text AS key FROM %4$s t WHERE t.%5$I IS NOT NULL
+						ORDER BY t.%5$I OPERATOR(@extschema@.<=>) @extschema@.distilface_embed_query(a.query, %6$L) LIMIT $1 * %7$s) n) b
+				GROUP BY b.key ORDER BY rank LIMIT $1) f
+		), scored AS (
+			SELECT a.query,
+				coalesce((SELECT sum(j.gain / log(2, (f.rank + 1)::numeric)::float8) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)
+				/ (SELECT sum(i.gain / log(2, (i.rank + 1)::numeric)::float8) FROM (
+					SELECT j.gain, row_number() OVER (ORDER BY j.gain DESC) AS rank FROM judged j WHERE j.query = a.query) i WHERE i.rank <= $1) AS ndcg,
+				(SELECT count(*) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query)::float8
+				/ (SELECT count(*) FROM judged j WHERE j.query = a.query) AS recall,
+				coalesce((SELECT max(1.0 / f.rank) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)::float8 AS mrr
+			FROM asked a)
+		SELECT count(*), avg(ndcg), avg(recall), avg(mrr) FROM scored$query$,
+		gain, judgments, key, coalesce(p.chunk_table, p.relation), p.target, p.model,
+		CASE WHEN p.chunk_table IS NULL THEN 1 ELSE 10 END)
+		INTO queries, ndcg, recall, mrr USING k;
+END
+$$;
+
+CREATE FUNCTION distilface.ndcg(pipeline integer, judgments regclass, k integer) RETURNS double precision LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp
+AS $$ SELECT e.ndcg FROM distilface.evaluate(pipeline, judgments, k) e $$;
+
+CREATE FUNCTION distilface_eval("table" regclass, judgments regclass, k integer DEFAULT 10, target text DEFAULT NULL,
+		OUT queries bigint, OUT ndcg double precision, OUT recall double precision, OUT mrr double precision)
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	pipeline integer;
+	matching integer;
+BEGIN
+	SELECT d.id, count(*) OVER () INTO pipeline, matching FROM distilface.describe("table") d
+		WHERE distilface_eval.target IS NULL AND d.replaces IS NULL
+			OR distilface_eval.target = coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = d.chunk_table), d.target);
+	IF matching IS DISTINCT FROM 1 THEN
+		RAISE EXCEPTION 'table % has % pipelines to choose from', "table", coalesce(matching, 0)
+			USING ERRCODE = 'ambiguous_parameter', HINT = 'Say target => ''the column or chunk table''. See distilface.pipelines.';
+	END IF;
+	SELECT e.* INTO queries, ndcg, recall, mrr FROM distilface.evaluate(pipeline, judgments, k) e;
+END
+$$;
+COMMENT ON FUNCTION distilface_eval(regclass, regclass, integer, text) IS 'nDCG, recall and MRR at k, from a table of judgments';

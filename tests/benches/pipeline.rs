@@ -1,0 +1,238 @@
+//! `make bench-pipeline`: what keeping a table embedded costs beside the bare encoder.
+//!
+//! Sentences of `../shared/data/train/sentences.tsv.gz` (every tenth line). The bare encoder runs in this
+//! process, on as many threads, over the same texts; every figure is the median of interleaved rounds.
+//! `DISTILFACE_BENCH_ROWS` (5,000) makes it larger or smaller.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::Instant;
+
+use distilface_core::encoder::{Context, InputKind, SentenceEncoder};
+use distilface_tests::{Cluster, Session, checkout, skip};
+
+const ROUNDS: usize = 3;
+const THREADS: usize = 2;
+/// Rows of the measurements of single inserts.
+const SINGLE: usize = 500;
+const CONNECTIONS: usize = 50;
+
+fn main() {
+    // `cargo nextest` and `cargo test` ask bench targets for their tests; there are none.
+    if std::env::args().any(|arg| arg == "--list" || arg == "--test") {
+        return;
+    }
+    let data = checkout().join("../shared/data/train/sentences.tsv.gz");
+    if !data.exists() {
+        skip!("no shared/data/train/sentences.tsv.gz beside the project");
+    }
+    let rows = std::env::var("DISTILFACE_BENCH_ROWS").ok().and_then(|n| n.parse().ok());
+    let texts = sentences(&data, rows.unwrap_or(5_000));
+    let packed = Packed::read();
+    let encoder = SentenceEncoder::from_packed(packed.bytes()).expect("`make model` packed it");
+    let cluster = Cluster::builder()
+        .set("shared_buffers", "512MB")
+        .set("maintenance_work_mem", "512MB")
+        .set("max_wal_size", "8GB")
+        .start();
+    let mut session = cluster.session();
+    session
+        .sql(&format!("SET distilface.threads = {THREADS}; SET distilface.on_overflow = silent"));
+    load(&mut session, &texts);
+    println!("{}\n{} sentences, {THREADS} threads\n", session.one("SELECT version()"), texts.len());
+
+    let mut rates: [Vec<f64>; 4] = Default::default();
+    let mut single: [Vec<f64>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        let bare = bare_rate(&encoder, &texts, THREADS);
+        rates[0].push(bare);
+        rates[1].push(
+            texts.len() as f64
+                / statement(
+                    &mut session,
+                    "SELECT cardinality(distilface_embed(array_agg(body))) FROM texts",
+                ),
+        );
+        session.sql("DROP INDEX IF EXISTS texts_body");
+        rates[2].push(
+            texts.len() as f64
+                / statement(
+                    &mut session,
+                    "CREATE INDEX texts_body ON texts USING distilface_hnsw (body)",
+                ),
+        );
+        session.sql(
+            "DROP INDEX texts_body; DROP TABLE IF EXISTS docs; CREATE TABLE docs AS TABLE texts",
+        );
+        rates[3].push(
+            texts.len() as f64
+                / statement(
+                    &mut session,
+                    "CALL distilface_vectorize('docs', 'body', 'e', build_index => 'none')",
+                ),
+        );
+
+        single[0].push(one_by_one_rate(&encoder, &texts[..SINGLE]));
+        session.sql("DROP TABLE IF EXISTS by_hand; CREATE TABLE by_hand (id int, body text, e embedding(384))");
+        // Backends that embedded nothing yet: a backend remembers what it embedded lately.
+        for (rate, sql) in single[1..].iter_mut().zip([
+            "INSERT INTO by_hand VALUES ($1, $2, distilface_embed($2))",
+            "INSERT INTO docs VALUES ($1, $2)",
+        ]) {
+            rate.push(insert_rate(&mut cluster.session(), &texts[..SINGLE], sql));
+        }
+    }
+    let [bare, array, index, backfill] = rates.map(median);
+    let [alone, by_hand, trigger] = single.map(median);
+    println!("rows/s             beside the bare encoder");
+    for (name, rate, of) in [
+        ("bare encoder", bare, bare),
+        ("distilface_embed(text[])", array, bare),
+        ("CREATE INDEX on text", index, bare),
+        ("vectorize, backfill", backfill, bare),
+        ("bare encoder, one text at a time", alone, alone),
+        ("INSERT … distilface_embed($2)", by_hand, alone),
+        ("INSERT, trigger form", trigger, alone),
+    ] {
+        println!("{rate:>8.0} {:>6.2}   {name}", rate / of);
+    }
+    let memory = memory(&cluster, &texts);
+    println!("{CONNECTIONS} connections that embed: at most {memory:.1} MB private each\n");
+    target("index_on_text_of_bare_encoder", index / bare, 0.85, index / bare >= 0.85);
+    target("backfill_of_bare_encoder", backfill / bare, 0.85, backfill / bare >= 0.85);
+    target("backfill_of_one_insert_a_row", backfill / by_hand, 1.0, backfill >= by_hand);
+    target("private_mb_a_connection", memory, 16.0, memory <= 16.0);
+}
+
+fn target(name: &str, got: f64, asked: f64, reached: bool) {
+    println!("target {name} got {got:.2} asked {asked} {}", if reached { "ok" } else { "short" });
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn statement(session: &mut Session, sql: &str) -> f64 {
+    let began = Instant::now();
+    session.sql(sql);
+    began.elapsed().as_secs_f64()
+}
+
+fn bare_rate(encoder: &SentenceEncoder, texts: &[String], threads: usize) -> f64 {
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let mut context = Context::new(threads).with_max_batch_tokens(512);
+    let began = Instant::now();
+    for batch in texts.chunks(1024) {
+        encoder.embed(batch, InputKind::Passage, &mut context).expect("sentences embed");
+    }
+    texts.len() as f64 / began.elapsed().as_secs_f64()
+}
+
+fn one_by_one_rate(encoder: &SentenceEncoder, texts: &[String]) -> f64 {
+    let mut context = Context::new(1);
+    let began = Instant::now();
+    for text in texts {
+        encoder.embed(&[text], InputKind::Passage, &mut context).expect("a sentence embeds");
+    }
+    texts.len() as f64 / began.elapsed().as_secs_f64()
+}
+
+/// One INSERT, one transaction and one round trip a row.
+fn insert_rate(session: &mut Session, texts: &[String], sql: &str) -> f64 {
+    let client = session.client();
+    let insert = client.prepare(sql).expect("the statement is good");
+    let began = Instant::now();
+    for (id, text) in texts.iter().enumerate() {
+        let id = i32::try_from(id).expect("few rows");
+        client.execute(&insert, &[&id, text]).expect("a row goes in");
+    }
+    texts.len() as f64 / began.elapsed().as_secs_f64()
+}
+
+/// The most that one of many connections holds for itself while all of them embed.
+fn memory(cluster: &Cluster, texts: &[String]) -> f64 {
+    let barrier = Barrier::new(CONNECTIONS);
+    let private = std::thread::scope(|scope| {
+        let connections: Vec<_> = (0..CONNECTIONS)
+            .map(|n| {
+                let (barrier, text) = (&barrier, &texts[n]);
+                scope.spawn(move || {
+                    let mut session = cluster.session();
+                    let pid = session.pid();
+                    session
+                        .client()
+                        .query("SELECT distilface_embed($1)::text", &[text])
+                        .expect("a text embeds");
+                    // A shared page counts as private once nobody else maps it.
+                    barrier.wait();
+                    let rollup =
+                        fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
+                    barrier.wait();
+                    let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
+                    let kb: f64 = lines
+                        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
+                        .sum();
+                    kb / 1024.0
+                })
+            })
+            .collect();
+        connections.into_iter().map(|c| c.join().expect("it gets through")).collect::<Vec<f64>>()
+    });
+    private.into_iter().fold(0.0, f64::max)
+}
+
+fn load(session: &mut Session, texts: &[String]) {
+    session.sql("CREATE TABLE texts (id int, body text)");
+    let mut copy = session.client().copy_in("COPY texts FROM STDIN").expect("COPY starts");
+    for (id, text) in texts.iter().enumerate() {
+        writeln!(copy, "{id}\t{text}").expect("COPY takes a line");
+    }
+    copy.finish().expect("COPY ends");
+}
+
+fn sentences(data: &Path, rows: usize) -> Vec<String> {
+    let mut gzip = Command::new("gzip")
+        .arg("-dc")
+        .arg(data)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("gzip can be started");
+    let lines = BufReader::new(gzip.stdout.take().expect("standard output was piped")).lines();
+    let texts = lines
+        .skip(1)
+        .step_by(10)
+        .filter_map(|line| Some(line.ok()?.split_once('\t')?.1.replace(['\\', '\t'], " ")))
+        .take(rows)
+        .collect();
+    let _ = gzip.kill();
+    let _ = gzip.wait();
+    texts
+}
+
+/// The built-in model, at the boundary that the kernels read from.
+struct Packed {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Packed {
+    fn read() -> Packed {
+        let models = checkout().join("models");
+        let list = fs::read_to_string(models.join("builtin.txt")).expect("`make model` makes it");
+        let name = list.lines().find(|line| !line.starts_with('#')).expect("there is a model");
+        let file = fs::read(models.join(name).join("model.packed")).expect("`make model` packs it");
+        let mut bytes = vec![0; file.len() + 64];
+        let start = bytes.as_ptr().align_offset(64);
+        bytes[start..start + file.len()].copy_from_slice(&file);
+        Packed { bytes, start, length: file.len() }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.length]
+    }
+}
