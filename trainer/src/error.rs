@@ -31,6 +31,15 @@ pub enum Error {
          clipping may help"
     )]
     Diverged { step: usize, what: &'static str, got: f32 },
+    /// A source that is a query gave no rows.
+    #[error("{place}: {what}: {}", database_error(source))]
+    Query { place: String, what: &'static str, source: postgres::Error },
+    /// A file of a model could not be had from the hub.
+    #[error(
+        "{address}: {got}; a directory with the model's files works without the network, and \
+         HF_ENDPOINT names another server"
+    )]
+    Hub { address: String, got: String },
     /// A data file lacks what the command is for.
     #[error("{path}: expected {expected}, found none")]
     Missing { path: String, expected: &'static str },

@@ -8,12 +8,17 @@ use distilface_core::model::{self, ImportOptions, ModelDir, Pooling, Precision};
 
 use crate::PACKED_FILE;
 use crate::error::Error;
+use crate::hub::{Hub, is_model_id};
+use crate::train::output;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The directory with config.json and model.safetensors
+    /// The directory with config.json and model.safetensors, or a model of the hub: OWNER/NAME
     #[arg(value_name = "DIR")]
     source: PathBuf,
+    /// Branch, tag or commit of a model of the hub
+    #[arg(long, value_name = "REVISION", default_value = "main")]
+    revision: String,
     /// The directory to write; it must not be there yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -84,13 +89,39 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
         source: arguments.source_note,
     };
     println!("importing {}", arguments.source.display());
-    model::import(&arguments.source, &arguments.out, &options, &mut |step| println!("  {step}"))?;
+    let named = arguments.source.to_str().filter(|name| is_model_id(name));
+    match named.filter(|_| !arguments.source.exists()) {
+        None => import(&arguments.source, &arguments.out, &options)?,
+        Some(name) => {
+            output::check_new(&arguments.out)?;
+            let directory = beside(&arguments.out, ".download");
+            let options = ImportOptions {
+                source: options.source.or_else(|| Some(format!("{name}@{}", arguments.revision))),
+                ..options
+            };
+            Hub::from_environment().download(name, &arguments.revision, &directory)?;
+            import(&directory, &arguments.out, &options)?;
+            std::fs::remove_dir_all(&directory).map_err(|e| Error::io(&directory, e))?;
+        }
+    }
     // What was written is packed as it will be read, with every checksum compared.
     let packed = pack_model(&ModelDir::open(&arguments.out)?)?;
     let path = arguments.out.join(PACKED_FILE);
     std::fs::write(&path, &packed).map_err(|source| Error::io(&path, source))?;
     println!("  {} written, {:.1} MB", path.display(), packed.len() as f64 / 1e6);
     Ok(())
+}
+
+fn import(source: &Path, out: &Path, options: &ImportOptions) -> Result<(), Error> {
+    model::import(source, out, options, &mut |step| println!("  {step}"))?;
+    Ok(())
+}
+
+/// A path whose name has an ending more.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// The output directory's name, without the ending that a build gives it while it is made.

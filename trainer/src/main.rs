@@ -14,6 +14,7 @@ mod embed;
 mod embedder;
 mod error;
 mod eval;
+mod hub;
 mod import;
 mod lines;
 mod losses;
@@ -35,7 +36,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Turn a sentence-transformers or Hugging Face directory (BERT, MiniLM, DistilBERT) into ours
+    /// Turn a sentence-transformers or Hugging Face model (BERT, MiniLM, DistilBERT), a directory or a
+    /// name on the hub, into ours
     Import(import::Arguments),
     /// Score a model: the STS tasks, retrieval, alignment and uniformity, your own pairs
     Eval(eval::Arguments),

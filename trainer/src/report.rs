@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::embedder::{AlignedBlock, Embedder, dot};
 use crate::error::Error;
+use crate::eval::sts;
 use crate::train::config::RunConfig;
 use crate::train::{METRICS, Trained};
 
@@ -59,6 +60,9 @@ pub fn write(
     if let Some((last, best)) = trained.dev {
         let _ = writeln!(html, "<p>STS-B dev: last {last:.2}, best {best:.2}.</p>");
     }
+    if let Some(path) = &config.dev {
+        html.push_str(&sts_table(path, base, &ModelDir::open(out)?)?);
+    }
     html.push_str(
         "<h2>Data</h2>\n<table><tr><th>source<th>kept<th>lines<th>duplicates<th>malformed\n",
     );
@@ -79,10 +83,41 @@ pub fn write(
     }
     html.push_str("</table>\n<h2>Nearest neighbors before and after</h2>\n");
     html.push_str(&neighbors(trained, base, &ModelDir::open(out)?)?);
-    let recipe = toml::to_string(config).unwrap_or_default();
+    let recipe = config.to_toml()?;
     let _ = writeln!(html, "<h2>Recipe</h2>\n<pre>{}</pre>", escape(&recipe));
     let path = directory.join("report.html");
     std::fs::write(&path, html).map_err(|source| Error::io(&path, source))
+}
+
+/// The five-task mean that Lim, Ng, Lim 2024 report.
+const PAPER_FIVE: &str = "72.1";
+
+/// Scores of the base and of the result on all tasks that the dev file holds.
+fn sts_table(path: &Path, base: &ModelDir, own: &ModelDir) -> Result<String, Error> {
+    let scores = |what: &str, model: &ModelDir| -> Result<Value, Error> {
+        println!("{what}: {}", model.manifest().name);
+        let block = AlignedBlock::new(&pack_model(model)?);
+        let encoder = SentenceEncoder::from_packed(block.bytes())?;
+        sts::evaluate(path, &mut Embedder::new(&encoder, None))
+    };
+    let (before, after) = (scores("base", base)?, scores("trained", own)?);
+    let mut html = String::from(
+        "<h2>STS, Spearman × 100</h2>\n<table><tr><th>task<th>base<th>this model<th>the paper\n",
+    );
+    let mut row = |name: &str, before: &Value, after: &Value, paper: &str| {
+        if let (Some(before), Some(after)) = (before.as_f64(), after.as_f64()) {
+            let _ = writeln!(html, "<tr><td>{name}<td>{before:.2}<td>{after:.2}<td>{paper}");
+        }
+    };
+    for (task, _) in sts::TASKS {
+        let score = |all: &Value| all["tasks"][task]["spearman"].clone();
+        row(task, &score(&before), &score(&after), "");
+    }
+    row("mean of five (STS12–15, STS-B)", &before["five"], &after["five"], PAPER_FIVE);
+    row("mean of seven", &before["seven"], &after["seven"], "");
+    row("STS-B dev", &before["stsb_dev"], &after["stsb_dev"], "");
+    html.push_str("</table>\n");
+    Ok(html)
 }
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\

@@ -1,7 +1,9 @@
-//! Training data: files of texts, pairs, triplets and groups, read once into memory.
+//! Training data: texts, pairs, triplets and groups, streamed from files or a database and kept as
+//! rows of texts.
 //!
-//! Formats go by the file's name, `.gz` after any of them: `.tsv` (one row a line), `.jsonl` (one
-//! object a line), anything else is text, one a line. Blank texts and rows of too few columns are
+//! Formats go by the file's name: `.parquet` ([`parquet`]); `.tsv` (one row a line), `.jsonl` (one
+//! object a line) and anything else as text, one a line, with `.gz` after any of these three. A
+//! PostgreSQL query gives rows as well ([`database`]). Blank texts and rows of too few columns are
 //! malformed: they are counted, and the first line numbers kept for the report. A row that came
 //! before is dropped.
 //!
@@ -19,8 +21,12 @@ use crate::error::Error;
 use crate::lines::lines;
 use crate::train::config::{Kind, SourceConfig};
 
+mod database;
+mod parquet;
 #[cfg(test)]
 mod tests;
+
+pub use database::{is_address, without_password};
 
 /// Line numbers that are kept of malformed lines.
 const KEPT_NUMBERS: usize = 10;
@@ -51,38 +57,63 @@ enum Line {
     Malformed,
 }
 
-impl Source {
-    /// Reads a source's file.
-    ///
-    /// # Errors
-    /// Where the file cannot be read, or nothing of it is left.
-    pub fn read(config: &SourceConfig) -> Result<Source, Error> {
-        let path = &config.path;
-        let format = Format::of(path);
-        let mut read = Read::default();
-        let mut seen = HashSet::new();
-        let mut rows = Vec::new();
-        for line in lines(path)? {
-            let (number, line) = line?;
-            read.lines += 1;
-            match parse(format, config, &line) {
-                Line::Filtered => read.filtered += 1,
-                Line::Malformed => {
-                    read.malformed += 1;
-                    if read.malformed_lines.len() < KEPT_NUMBERS {
-                        read.malformed_lines.push(number);
-                    }
-                }
-                Line::Row(row) => {
-                    let mut hasher = DefaultHasher::new();
-                    row.hash(&mut hasher);
-                    if seen.insert(hasher.finish()) {
-                        rows.push(row);
-                    } else {
-                        read.duplicates += 1;
-                    }
+/// Rows as they come, and what became of them.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<Vec<String>>,
+    read: Read,
+    seen: HashSet<u64>,
+}
+
+impl Rows {
+    /// Takes the next line; `number` is what it is reported by.
+    fn take(&mut self, number: usize, line: Line) {
+        self.read.lines += 1;
+        match line {
+            Line::Filtered => self.read.filtered += 1,
+            Line::Malformed => {
+                self.read.malformed += 1;
+                if self.read.malformed_lines.len() < KEPT_NUMBERS {
+                    self.read.malformed_lines.push(number);
                 }
             }
+            Line::Row(row) => {
+                let mut hasher = DefaultHasher::new();
+                row.hash(&mut hasher);
+                if self.seen.insert(hasher.finish()) {
+                    self.rows.push(row);
+                } else {
+                    self.read.duplicates += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Source {
+    /// Reads a source's file, or runs its query.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or the query not be run, or nothing is left of the rows.
+    pub fn read(config: &SourceConfig) -> Result<Source, Error> {
+        let path = &config.path;
+        let mut taken = Rows::default();
+        match &config.query {
+            Some(query) => database::read(config, query, &mut taken)?,
+            None => match Format::of(path) {
+                Format::Parquet => parquet::read(config, &mut taken)?,
+                format => {
+                    for line in lines(path)? {
+                        let (number, line) = line?;
+                        taken.take(number, parse(format, config, &line));
+                    }
+                }
+            },
+        }
+        let Rows { mut rows, mut read, .. } = taken;
+        if config.query.is_some() {
+            // A table has no order of its own: what is learned depends on its rows alone.
+            rows.sort_unstable();
         }
         if let Some(limit) = config.limit {
             // The first rows of a shuffle, so that a limit does not take one topic.
@@ -93,23 +124,31 @@ impl Source {
         }
         read.kept = rows.len();
         if rows.len() < 2 {
-            return Err(Error::missing(path, "two rows of its source or more"));
+            return Err(Error::Missing {
+                path: config.place(),
+                expected: "two rows of its source or more",
+            });
         }
         Ok(Source { rows, read })
     }
 }
 
+/// What a file's name says of its content.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     Text,
     Tsv,
     JsonLines,
+    Parquet,
 }
 
 impl Format {
-    fn of(path: &Path) -> Format {
+    pub fn of(path: &Path) -> Format {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = name.unwrap_or_default();
+        if name.ends_with(".parquet") {
+            return Format::Parquet;
+        }
         let name = name.strip_suffix(".gz").unwrap_or(&name);
         match name.rsplit_once('.') {
             Some((_, "tsv")) => Format::Tsv,
@@ -121,7 +160,7 @@ impl Format {
 
 fn parse(format: Format, config: &SourceConfig, line: &str) -> Line {
     let columns: Vec<String> = match format {
-        Format::Text => vec![line.to_owned()],
+        Format::Text | Format::Parquet => vec![line.to_owned()],
         Format::Tsv => line.split('\t').map(str::to_owned).collect(),
         Format::JsonLines => match json_columns(config, line) {
             Some(columns) => columns,
@@ -135,14 +174,19 @@ fn parse(format: Format, config: &SourceConfig, line: &str) -> Line {
         },
         _ => columns,
     };
+    row(config.kind, &columns)
+}
+
+/// A row of the kind that is asked for.
+fn row(kind: Kind, columns: &[String]) -> Line {
     let mut texts: Vec<String> = columns.iter().map(|text| text.trim().to_owned()).collect();
-    let (least, most) = match config.kind {
+    let (least, most) = match kind {
         Kind::Sentences => (1, 1),
         Kind::Pairs => (2, 2),
         Kind::Triplets => (2, 3),
         Kind::Groups => (2, usize::MAX),
     };
-    match config.kind {
+    match kind {
         Kind::Groups => texts.retain(|text| !text.is_empty()),
         // A triplet's third column may be empty.
         Kind::Triplets if texts.last().is_some_and(String::is_empty) && texts.len() == 3 => {

@@ -1,6 +1,14 @@
 use std::io::Write;
+use std::sync::Arc;
+
+use ::parquet::basic::Compression;
+use ::parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use ::parquet::file::properties::WriterProperties;
+use ::parquet::file::writer::SerializedFileWriter;
+use ::parquet::schema::parser::parse_message_type;
 
 use super::*;
+use crate::train::config::RunConfig;
 
 fn source(name: &str, content: &str, kind: Kind, only: Option<&[&str]>) -> Result<Source, Error> {
     let directory = std::env::temp_dir().join(format!("distilface-data-{}", std::process::id()));
@@ -49,6 +57,110 @@ fn json_lines_and_text_are_read_and_an_empty_source_is_an_error() {
     let text = source("t.txt", "a\n\nb\na\n", Kind::Sentences, None).expect("two rows");
     assert_eq!(text.rows, [["a"], ["b"]]);
     assert!(matches!(source("e.txt", "\n", Kind::Sentences, None), Err(Error::Missing { .. })));
+}
+
+/// A Parquet file with a column of strings and one of lists of strings.
+fn parquet_file(path: &Path, rows: &[(Option<&str>, &[&str])]) {
+    let schema = "message rows { optional binary a (UTF8); \
+                  required group b (LIST) { repeated group list { \
+                  required binary element (UTF8); } } optional int64 id; }";
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let file = std::fs::File::create(path).expect("a temporary file");
+    let mut writer =
+        SerializedFileWriter::new(file, schema, Arc::new(properties)).expect("a writer");
+    let mut group = writer.next_row_group().expect("a row group");
+    let texts =
+        |texts: &[&str]| texts.iter().map(|text| ByteArray::from(*text)).collect::<Vec<_>>();
+    let a: Vec<&str> = rows.iter().filter_map(|(a, _)| *a).collect();
+    let present: Vec<i16> = rows.iter().map(|(a, _)| i16::from(a.is_some())).collect();
+    let mut column = group.next_column().expect("it writes").expect("column a");
+    let typed = column.typed::<ByteArrayType>();
+    typed.write_batch(&texts(&a), Some(&present), None).expect("it is written");
+    column.close().expect("it closes");
+    let b: Vec<&str> = rows.iter().flat_map(|(_, b)| *b).copied().collect();
+    let levels = |level: fn(usize) -> i16| -> Vec<i16> {
+        rows.iter().flat_map(|(_, b)| (0..b.len().max(1)).map(level)).collect()
+    };
+    let filled: Vec<i16> =
+        rows.iter().flat_map(|(_, b)| vec![i16::from(!b.is_empty()); b.len().max(1)]).collect();
+    let mut column = group.next_column().expect("it writes").expect("column b");
+    let typed = column.typed::<ByteArrayType>();
+    typed
+        .write_batch(&texts(&b), Some(&filled), Some(&levels(|at| i16::from(at > 0))))
+        .expect("it is written");
+    column.close().expect("it closes");
+    let mut column = group.next_column().expect("it writes").expect("column id");
+    let ids: Vec<i64> = (0..rows.len() as i64).collect();
+    let typed = column.typed::<Int64Type>();
+    typed.write_batch(&ids, Some(&vec![1; rows.len()]), None).expect("it is written");
+    column.close().expect("it closes");
+    group.close().expect("it closes");
+    writer.close().expect("it closes");
+}
+
+#[test]
+fn parquet_columns_give_rows_and_a_null_is_malformed() {
+    let directory = std::env::temp_dir().join(format!("distilface-parquet-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a temporary directory");
+    let path = directory.join("rows.parquet");
+    let rows: [(Option<&str>, &[&str]); 5] = [
+        (Some("one"), &["eins", "un"]),
+        (None, &["zwei"]),
+        (Some("three"), &["drei"]),
+        (Some("one"), &["eins", "un"]),
+        (Some("four"), &[]),
+    ];
+    parquet_file(&path, &rows);
+    let read = |fields: &[&str], kind| {
+        let fields = fields.iter().map(|field| (*field).to_owned()).collect();
+        Source::read(&SourceConfig { fields, ..SourceConfig::new(path.clone(), kind) })
+    };
+    let source = read(&["b", "a"], Kind::Groups).expect("two rows");
+    assert_eq!(source.rows, [vec!["eins", "un", "one"], vec!["drei", "three"]]);
+    assert_eq!(source.read.malformed_lines, [2, 5]);
+    assert_eq!((source.read.lines, source.read.duplicates), (5, 1));
+    let source = read(&["a"], Kind::Sentences).expect("three rows");
+    assert_eq!(source.rows, [["one"], ["three"], ["four"]]);
+    assert_eq!(source.read.malformed_lines, [2]);
+    let error = read(&["a", "c"], Kind::Pairs).err().expect("no column c").to_string();
+    assert!(error.contains("\"c\"; it has a, b, id"), "{error}");
+    let numbers = read(&["id"], Kind::Sentences).err().expect("ids are no texts");
+    assert!(matches!(numbers, Error::Missing { .. }), "{numbers}");
+    std::fs::write(&path, b"PAR1 but not really").expect("it is written");
+    assert!(matches!(read(&["a"], Kind::Sentences), Err(Error::Data { .. })));
+    std::fs::remove_dir_all(&directory).expect("it was made above");
+}
+
+/// A run's directory is shown around; a password in it would be shown too.
+#[test]
+fn a_password_does_not_reach_the_run_directory() {
+    for (address, kept) in [
+        ("postgres://ann:s3cret@host:5433/db", "postgres://ann@host:5433/db"),
+        ("postgresql://ann:p@ss@host", "postgresql://ann@host"),
+        ("postgres:///db?host=/tmp&password=x&user=ann", "postgres:///db?host=/tmp&user=ann"),
+        ("postgres://host/db?password=x", "postgres://host/db"),
+        ("postgres://host/a@b:c", "postgres://host/a@b:c"),
+    ] {
+        assert_eq!(without_password(address), kept);
+        let source = SourceConfig {
+            query: Some("SELECT body FROM texts".to_owned()),
+            ..SourceConfig::new(address.into(), Kind::Sentences)
+        };
+        let config = RunConfig { sources: vec![source], ..RunConfig::default() };
+        config.check().expect("a query with an address");
+        assert!(config.to_toml().expect("TOML").contains(&format!("\"{kept}\"")));
+    }
+    let file = SourceConfig::new("texts.txt".into(), Kind::Sentences);
+    let wrong = [
+        SourceConfig { query: Some("SELECT 1".to_owned()), ..file.clone() },
+        SourceConfig { path: "postgres://host/db".into(), ..file.clone() },
+        SourceConfig { only: Some(vec!["x".to_owned()]), ..file },
+    ];
+    for source in wrong {
+        let config = RunConfig { sources: vec![source], ..RunConfig::default() };
+        assert!(config.check().is_err());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::lines::lines;
 
 /// The seven tasks as the file names them, and whether each is one of the paper's five.
-const TASKS: [(&str, bool); 7] = [
+pub const TASKS: [(&str, bool); 7] = [
     ("STS12", true),
     ("STS13", true),
     ("STS14", true),

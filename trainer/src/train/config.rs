@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use distilface_core::model::Pooling;
 use serde::{Deserialize, Serialize};
 
+use crate::data::{Format, is_address, without_password};
 use crate::error::Error;
 
 /// Everything that a run's result depends on, but the files that it names.
@@ -60,12 +61,16 @@ pub struct RunConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
+    /// A file, or a database's address (`postgres://…`) beside a `query`.
     pub path: PathBuf,
+    /// What the database is asked; its columns are texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
     pub kind: Kind,
     /// Values of a TSV's first column, which then is no text.
     #[serde(default)]
     pub only: Option<Vec<String>>,
-    /// Fields of a JSON object that are texts, in order.
+    /// Fields of a JSON object, or columns of a Parquet file, that are texts, in order.
     #[serde(default = "text_field")]
     pub fields: Vec<String>,
     /// Rows at most, a random choice.
@@ -177,6 +182,7 @@ impl SourceConfig {
     pub fn new(path: PathBuf, kind: Kind) -> SourceConfig {
         SourceConfig {
             path,
+            query: None,
             kind,
             only: None,
             fields: text_field(),
@@ -191,6 +197,12 @@ impl SourceConfig {
             teachers: Vec::new(),
             max_tokens: None,
         }
+    }
+
+    /// What messages call the source: the file, or the database without its password.
+    pub fn place(&self) -> String {
+        let path = self.path.display().to_string();
+        if is_address(&self.path) { without_password(&path) } else { path }
     }
 }
 
@@ -288,10 +300,25 @@ impl RunConfig {
         config.base = directory.join(&config.base);
         config.dev = config.dev.map(|dev| directory.join(dev));
         for source in &mut config.sources {
-            source.path = directory.join(&source.path);
+            if !is_address(&source.path) {
+                source.path = directory.join(&source.path);
+            }
             source.teachers.iter_mut().for_each(|teacher| *teacher = directory.join(&*teacher));
         }
         Ok(config)
+    }
+
+    /// The recipe as a run's directory keeps it: TOML, no passwords.
+    ///
+    /// # Errors
+    /// Where a value cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String, Error> {
+        let mut kept = self.clone();
+        for source in &mut kept.sources {
+            source.path = source.place().into();
+        }
+        toml::to_string(&kept)
+            .map_err(|error| wrong("recipe", "values that TOML can hold", error.to_string()))
     }
 
     /// Checks every value.
@@ -332,6 +359,14 @@ impl RunConfig {
             if distilled == source.teachers.is_empty() {
                 let expected = "teachers with a loss of distillation, none with contrastive";
                 return Err(wrong("source.teachers", expected, source.teachers.len().to_string()));
+            }
+            if is_address(&source.path) != source.query.is_some() {
+                let expected = "a query with a postgres:// address, none with a file";
+                return Err(wrong("source.query", expected, source.place()));
+            }
+            let tsv = source.query.is_none() && Format::of(&source.path) == Format::Tsv;
+            if source.only.is_some() && !tsv {
+                return Err(wrong("source.only", "a TSV file, to filter", source.place()));
             }
             if source.batch < 2 {
                 return Err(wrong("source.batch", "2 or more", source.batch.to_string()));

@@ -11,7 +11,7 @@ pub mod config;
 mod dev;
 mod engine;
 mod optimizer;
-mod output;
+pub mod output;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use distilface_core::model::ModelDir;
 
 use crate::error::Error;
-use crate::import::PoolingArgument;
+use crate::import::{PoolingArgument, beside};
 use config::{Preset, RunConfig};
 use run::Run;
 
@@ -34,11 +34,17 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     config: Option<PathBuf>,
     /// A paper's setting, on the sentences of --data
-    #[arg(long, value_enum, requires = "data")]
+    #[arg(long, value_enum)]
     preset: Option<Preset>,
-    /// Sentences for a preset (text, TSV, JSONL; .gz)
+    /// Sentences for a preset (text, TSV, JSONL, with .gz; Parquet)
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Sentences for a preset from a database, postgres://…, with --query
+    #[arg(long, value_name = "ADDRESS", requires = "query", conflicts_with = "data")]
+    from: Option<PathBuf>,
+    /// A query whose one column is a text
+    #[arg(long, value_name = "SQL", requires = "from")]
+    query: Option<String>,
     /// Take only rows of --data with one of these in the first column
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Option<Vec<String>>,
@@ -79,11 +85,18 @@ pub struct Arguments {
 
 impl Arguments {
     fn recipe(&self) -> Result<RunConfig, Error> {
-        let mut config = match (&self.config, self.preset, &self.data) {
+        let data = self.data.as_ref().or(self.from.as_ref());
+        let mut config = match (&self.config, self.preset, data) {
             (Some(path), ..) => RunConfig::read(path)?,
             (None, Some(preset), Some(data)) => preset.config(data.clone(), self.only.clone()),
-            _ => return Err(Error::missing(Path::new("command line"), "--config or --preset")),
+            _ => {
+                let expected = "--config, or --preset with --data or --from";
+                return Err(Error::missing(Path::new("command line"), expected));
+            }
         };
+        for source in &mut config.sources {
+            source.query = self.query.clone().or(source.query.take());
+        }
         let set = |to: &mut PathBuf, from: &Option<PathBuf>| {
             if let Some(from) = from {
                 to.clone_from(from);
@@ -107,11 +120,7 @@ impl Arguments {
 /// Trains, or goes on training, and writes the model directory.
 pub fn run(arguments: Arguments) -> Result<(), Error> {
     let config = arguments.recipe()?;
-    let directory = arguments.run.clone().unwrap_or_else(|| {
-        let mut name = arguments.out.clone().into_os_string();
-        name.push(".run");
-        name.into()
-    });
+    let directory = arguments.run.clone().unwrap_or_else(|| beside(&arguments.out, ".run"));
     output::check_new(&arguments.out)?;
     distilface_core::training::keep_freed_memory();
     let run = Run::open(&config, &directory)?;
@@ -122,7 +131,7 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
     for (source, read) in config.sources.iter().zip(&trained.reads) {
         println!(
             "{}: {} rows of {} lines ({} of other sources, {} duplicates, {} malformed)",
-            source.path.display(),
+            source.place(),
             read.kept,
             read.lines,
             read.filtered,

@@ -398,11 +398,7 @@ impl<'a> Run<'a> {
     fn resume(&mut self) -> Result<(), Error> {
         std::fs::create_dir_all(self.directory).map_err(|e| Error::io(self.directory, e))?;
         let path = self.directory.join(RECIPE);
-        let recipe = toml::to_string(self.config).map_err(|error| Error::Recipe {
-            field: path.display().to_string(),
-            expected: "values that TOML can hold",
-            got: error.to_string(),
-        })?;
+        let recipe = self.config.to_toml()?;
         match std::fs::read_to_string(&path) {
             Ok(known) if known == recipe => (),
             Ok(_) => {

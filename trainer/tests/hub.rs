@@ -1,0 +1,181 @@
+//! `distilface-train import OWNER/NAME` downloads from the server that `HF_ENDPOINT` names, as the
+//! hub answers: redirects, sums, missing files, private models.
+
+#[path = "../../tests/common_model/mod.rs"]
+mod common_model;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use common_model::{TempDir, read_json, write_bert};
+use sha2::{Digest, Sha256};
+
+/// A server of one model, `acme/tiny`, and what it was asked.
+struct Server {
+    address: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Behavior {
+    Sound,
+    /// Announces a sum that the weights do not have.
+    Damaged,
+    /// Answers only those who bring the token.
+    Private,
+}
+
+impl Server {
+    fn start(directory: &Path, behavior: Behavior) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let mut files = HashMap::new();
+        for entry in std::fs::read_dir(directory).expect("the model's directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+                files.insert(name, std::fs::read(&path).expect("a file of the model"));
+            }
+        }
+        let own = asked.clone();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A client that hangs up early is its own failure.
+                let _ = answer(stream, &files, behavior, &own);
+            }
+        });
+        Server { address, asked }
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    files: &HashMap<String, Vec<u8>>,
+    behavior: Behavior,
+    asked: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    let headers: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let authorized = headers.iter().any(|line| {
+        line.to_lowercase().starts_with("authorization:") && line.ends_with("Bearer t0ken")
+    });
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mark = if authorized { " with the token" } else { "" };
+    asked.lock().expect("no test panics under it").push(format!("{path}{mark}"));
+    let mut reply = |status: &str, headers: &str, body: &[u8]| {
+        let len = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\n{headers}content-length: {len}\r\nconnection: close\r\n\r\n"
+        )?;
+        stream.write_all(body)
+    };
+    if let Some(name) = path.strip_prefix("/store/") {
+        return reply("200 OK", "", &files[name]);
+    }
+    if behavior == Behavior::Private && !authorized {
+        return reply("401 Unauthorized", "", b"");
+    }
+    let name = path.strip_prefix("/acme/tiny/resolve/v1/");
+    match name.and_then(|name| files.get_key_value(name)) {
+        None => reply("404 Not Found", "", b""),
+        // As the hub does with large files: the sum, and a redirect to another host's address.
+        Some((name, bytes)) if name == "model.safetensors" => {
+            let mut sum = Sha256::digest(bytes);
+            sum[0] ^= u8::from(behavior == Behavior::Damaged);
+            let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+            let port = path_host(&headers).replace("127.0.0.1", "localhost");
+            let headers =
+                format!("x-linked-etag: \"{sum}\"\r\nlocation: http://{port}/store/{name}\r\n");
+            reply("302 Found", &headers, b"")
+        }
+        Some((name, _)) => {
+            reply("307 Temporary Redirect", &format!("location: /store/{name}\r\n"), b"")
+        }
+    }
+}
+
+fn path_host(headers: &[String]) -> String {
+    let host = headers
+        .iter()
+        .find_map(|line| line.to_lowercase().strip_prefix("host: ").map(str::to_owned));
+    host.unwrap_or_default()
+}
+
+fn import(endpoint: &str, model: &str, out: &Path, environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_distilface-train"));
+    command.args(["import", model, "--revision", "v1", "--out"]).arg(out);
+    for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+        command.env_remove(name);
+    }
+    command.env("HF_ENDPOINT", endpoint).envs(environment.iter().copied());
+    command.output().expect("the program starts")
+}
+
+fn message(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_model_of_the_hub_is_what_its_directory_is() {
+    let temp = TempDir::new("hub-import");
+    let source = temp.path().join("source");
+    write_bert(&source);
+    let server = Server::start(&source, Behavior::Sound);
+    let out = temp.path().join("tiny");
+    let output = import(&server.address, "acme/tiny", &out, &[("HF_TOKEN", "t0ken")]);
+    assert!(output.status.success(), "{output:?}");
+    let local = temp.path().join("local");
+    let output = import(&server.address, source.to_str().expect("UTF-8"), &local, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let (ours, theirs) =
+        (read_json(&out.join("distilface.json")), read_json(&local.join("distilface.json")));
+    assert_eq!(ours["revision"], theirs["revision"]);
+    assert_eq!(ours["source"], "acme/tiny@v1");
+    assert!(!temp.path().join("tiny.download").exists(), "the download is removed");
+    let asked = server.asked.lock().expect("the server did not panic");
+    let has = |line: &str| asked.iter().any(|asked| asked == line);
+    assert!(has("/acme/tiny/resolve/v1/config.json with the token"), "{asked:?}");
+    assert!(has("/store/model.safetensors"), "the token stays with the hub: {asked:?}");
+}
+
+#[test]
+fn damaged_weights_private_and_unknown_models_are_errors_that_say_so() {
+    let temp = TempDir::new("hub-errors");
+    let (source, out) = (temp.path().join("source"), temp.path().join("out"));
+    write_bert(&source);
+    let damaged = Server::start(&source, Behavior::Damaged);
+    let got = message(&import(&damaged.address, "acme/tiny", &out, &[]));
+    assert!(got.contains("/acme/tiny/resolve/v1/model.safetensors: sha256"), "{got}");
+    assert!(!out.exists());
+    let private = Server::start(&source, Behavior::Private);
+    let got = message(&import(&private.address, "acme/tiny", &out, &[]));
+    assert!(got.contains("HTTP status 401") && got.contains("HF_TOKEN"), "{got}");
+    let sound = Server::start(&source, Behavior::Sound);
+    let got = message(&import(&sound.address, "acme/other", &out, &[]));
+    assert!(got.contains("HTTP status 404"), "{got}");
+}
+
+#[test]
+fn without_a_network_the_error_says_what_works_instead() {
+    let temp = TempDir::new("hub-offline");
+    let out = temp.path().join("out");
+    // A port that was free a moment ago answers nobody.
+    let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let gone = format!("http://{}", gone.expect("a free port"));
+    for environment in [&[][..], &[("HF_HUB_OFFLINE", "1")]] {
+        let got = message(&import(&gone, "acme/tiny", &out, environment));
+        assert!(got.contains(&format!("{gone}/acme/tiny/resolve/v1/config.json")), "{got}");
+        assert!(got.contains("works without the network"), "{got}");
+    }
+    assert!(!out.exists());
+}
