@@ -83,12 +83,8 @@ impl Hub {
     /// written.
     pub fn download(&self, model: &str, revision: &str, directory: &Path) -> Result<(), Error> {
         for (file, need) in FILES {
-            let path = directory.join(file);
-            if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent).map_err(|source| Error::io(parent, source))?;
-            }
             let address = format!("{}/{model}/resolve/{revision}/{file}", self.endpoint);
-            self.file(&address, need, &path)?;
+            self.file(&address, need, &directory.join(file))?;
         }
         Ok(())
     }
@@ -184,6 +180,9 @@ fn save(
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     bar.set_message(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|source| Error::io(parent, source))?;
+    }
     let mut file = File::create(path).map_err(|source| Error::io(path, source))?;
     let mut reader = response.body_mut().as_reader();
     let (mut buffer, mut hash, mut total) = (vec![0; 1 << 16], Sha256::new(), 0);

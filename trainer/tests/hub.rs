@@ -34,14 +34,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("it is bound"));
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let mut files = HashMap::new();
-        for entry in std::fs::read_dir(directory).expect("the model's directory") {
-            let path = entry.expect("an entry").path();
-            if path.is_file() {
-                let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-                files.insert(name, std::fs::read(&path).expect("a file of the model"));
-            }
-        }
+        let files = files_below(directory, "");
         let own = asked.clone();
         // Ends with the test's process.
         std::thread::spawn(move || {
@@ -52,6 +45,22 @@ impl Server {
         });
         Server { address, asked }
     }
+}
+
+/// Contents by path.
+fn files_below(directory: &Path, before: &str) -> HashMap<String, Vec<u8>> {
+    let mut files = HashMap::new();
+    for entry in std::fs::read_dir(directory).expect("the model's directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
+        let name = format!("{before}{name}");
+        if path.is_dir() {
+            files.extend(files_below(&path, &format!("{name}/")));
+        } else {
+            files.insert(name, std::fs::read(&path).expect("a file of the model"));
+        }
+    }
+    files
 }
 
 fn answer(

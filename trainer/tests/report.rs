@@ -38,14 +38,18 @@ fn value<'a>(attributes: &'a str, name: &str) -> Option<&'a str> {
     rest.split_once('"').map(|(value, _)| value)
 }
 
+/// In the small model's letters.
+const WORDS: [&str; 7] = ["cat", "dog", "sunflower", "a", "morning", "ship", "zoo"];
+
 #[test]
 fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
     let temp = TempDir::new("report");
     let (source, base) = (temp.path().join("source"), temp.path().join("base"));
     write_bert(&source);
     train(&["import", path(&source), "--out", path(&base)]);
-    let texts: String = (0..40).fold(String::new(), |mut all, at| {
-        let _ = writeln!(all, "the <b>{at}</b> & \"cat\" number {}", at * 7 % 11);
+    let texts: String = (0..36usize).fold(String::new(), |mut all, at| {
+        let word = WORDS[at % 6];
+        let _ = writeln!(all, "the <b>{word}</b> & \"cat\" {}", WORDS[at / 6 % 6]);
         all
     });
     std::fs::write(temp.path().join("texts.txt"), format!("{texts}\n\n")).expect("written");
@@ -55,8 +59,9 @@ fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
         .into_iter()
         .chain([("STSB", "dev")])
     {
-        for at in 0..6 {
-            let _ = writeln!(sts, "{task}\tx\t{split}\t{at}\tthe cat {at}\tcat number {}", at * 5);
+        for at in 0..6usize {
+            let (one, other) = (WORDS[at], WORDS[at * 5 % 7]);
+            let _ = writeln!(sts, "{task}\tx\t{split}\t{at}\tthe {one}\t{other}ing");
         }
     }
     std::fs::write(temp.path().join("sts.tsv"), sts).expect("written");
