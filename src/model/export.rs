@@ -76,6 +76,9 @@ pub fn write_directory(
     written.map(|()| manifest)
 }
 
+/// Files by name.
+pub(super) type Files = Vec<(String, Vec<u8>)>;
+
 /// The manifest of a model's directory and all other files, by name; the weights come last.
 ///
 /// # Errors
@@ -83,7 +86,7 @@ pub fn write_directory(
 pub(super) fn directory_files(
     model: &NewModel,
     tensors: &dyn Tensors,
-) -> Result<(Manifest, Vec<(String, Vec<u8>)>), ModelError> {
+) -> Result<(Manifest, Files), ModelError> {
     let mut files = side_files(model);
     files.push((WEIGHTS_FILE.to_owned(), weights(model, tensors)?));
     let sha256 = |bytes: &[u8]| super::hex(&Sha256::digest(bytes));
@@ -126,7 +129,7 @@ fn weights(model: &NewModel, tensors: &dyn Tensors) -> Result<Vec<u8>, ModelErro
 const POOLING_DIRECTORY: &str = "1_Pooling";
 
 /// Every file but the weights and the manifest.
-fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
+fn side_files(model: &NewModel) -> Files {
     let pretty = |value: serde_json::Value| format!("{value:#}\n").into_bytes();
     let config = &model.config;
     let tokenizer = &model.tokenizer;
@@ -227,8 +230,7 @@ fn side_files(model: &NewModel) -> Vec<(String, Vec<u8>)> {
             })),
         ),
     ];
-    let mut files: Vec<(String, Vec<u8>)> =
-        files.map(|(name, bytes)| (name.to_owned(), bytes)).into();
+    let mut files: Files = files.map(|(name, bytes)| (name.to_owned(), bytes)).into();
     if mixes_layers {
         let settings = json!({
             "word_embedding_dimension": config.hidden, "layer_start": 0,

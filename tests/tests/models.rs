@@ -28,7 +28,7 @@ fn a_loaded_model_embeds_for_every_backend_through_one_copy() {
     let revision = load(&cluster, &mut session, "tiny", &TinyModel::default());
     let first = session.one(EMBED);
     assert_eq!(cluster.one(EMBED), first);
-    assert_eq!(session.one(&EMBED.replace("a river", "the river")) == first, false);
+    assert_ne!(session.one(&EMBED.replace("a river", "the river")), first);
     let row = "SELECT concat_ws(' ', revision, architecture, dimensions, max_tokens, pooling, builtin, owner, is_default, used_by::text) \
                FROM distilface.models WHERE name = 'tiny'";
     assert_eq!(session.one(row), format!("{revision} distilbert 32 64 mean f postgres f {{}}"));

@@ -146,7 +146,6 @@ fn distilface_keep_model(name: &[u8]) {
 
 /// The library's models: name, revision, bytes, manifest, place.
 #[pg_extern(sql = false)]
-#[expect(clippy::type_complexity, reason = "the columns are the function's interface")]
 fn distilface_library_models() -> TableIterator<
     'static,
     (
