@@ -205,6 +205,9 @@ fn held_at_any_moment_the_one_does_not_harm_the_other() {
         cluster.sql("DELETE FROM t WHERE k > 100");
         interleave(&cluster, "insert begins", &next(), VACUUM);
         cluster.sql("DELETE FROM t");
+        interleave(&cluster, "insert begins", &next(), VACUUM);
+        fill(50);
+        cluster.sql("DELETE FROM t");
         interleave(&cluster, "cleanup moved the entry point", VACUUM, &next());
         cluster.sql("DELETE FROM t");
         cluster.sql(VACUUM);
