@@ -2,7 +2,7 @@
 //!
 //! Order of writes, each a transaction that leaves a valid graph behind:
 //! 1. the node, with its links, in free slots (one transaction; nothing leads to it yet),
-//! 2. a link back from each neighbor, one page at a time,
+//! 2. links back from its neighbors, in the order of their pages, up to four pages at a time,
 //! 3. where its level is the highest, the metapage's entry point.
 //!
 //! A crash between them leaves a node that fewer links lead to than should; the sweep of a scan
@@ -23,7 +23,7 @@ use super::search::{Discarded, Found, Reader, Search, read_meta};
 use super::select::select_neighbors;
 use super::sketch::Sketch;
 use super::space::{Allocation, allocate, put_attributes};
-use crate::page::{HeapTid, LockMode, PageStore, PageTxn};
+use crate::page::{HeapTid, LockMode, MAX_TXN_PAGES, PageStore, PageTxn};
 
 /// The nearest nodes whose codes are compared with the new one's.
 const TWINS_TRIED: usize = 4;
@@ -165,15 +165,11 @@ impl<S: PageStore> Insertion<'_, '_, S> {
         store.failpoint("insert has its neighbors")?;
         let node = self.write_node(&neighbors)?;
         store.failpoint("insert wrote its node")?;
-        let mut reachable = false;
-        for (level, links) in neighbors.iter().enumerate().rev() {
-            for &base in links {
-                let linked = self.links.link_back(base, node, &self.code, level as u8)?;
-                reachable |= linked && level == 0;
-                store.failpoint("insert linked back")?;
-            }
+        let mut bases = Vec::new();
+        for (links, level) in neighbors.iter().zip(0u8..) {
+            bases.extend(links.iter().map(|&base| (base, level)));
         }
-        if !reachable {
+        if !self.links.link_back(bases, node, &self.code)? {
             self.links.link_from_any(&neighbors[0], node)?;
         }
         store.failpoint("insert promotes")?;
@@ -368,12 +364,47 @@ impl Candidates {
     }
 }
 
+/// A list of links that is to be replaced.
+struct Change {
+    base: Link,
+    /// The slot that the list lies in.
+    place: u32,
+    level: u8,
+    /// What was read.
+    current: Vec<Link>,
+    wanted: Vec<Link>,
+}
+
+impl Change {
+    /// Whether the slot still holds the list that was read.
+    fn is_current(&self, slot: &SlotView<'_>) -> bool {
+        let (base, links) = (self.base, self.current.iter().copied());
+        if self.level == 0 {
+            slot.state() == SlotState::Live
+                && slot.generation() == base.generation
+                && slot.links().eq(links)
+        } else {
+            slot.state() == SlotState::Upper
+                && slot.owner() == base.id
+                && slot.upper_links(self.level).eq(links)
+        }
+    }
+}
+
+/// What becomes of a base's links when a new node asks to be one of them.
+enum Decision {
+    Change(Change),
+    /// It is one already.
+    Linked,
+    /// The base is gone or has nearer neighbors.
+    Declined,
+}
+
 /// Changes of links and postings, shared by insert and vacuum.
 pub(crate) struct Links<'s, S: PageStore> {
     pub(crate) reader: Reader<'s, S>,
     scorer: Scorer,
     max_links: [usize; 2],
-    current: Vec<Link>,
 }
 
 impl<'s, S: PageStore> Links<'s, S> {
@@ -382,7 +413,6 @@ impl<'s, S: PageStore> Links<'s, S> {
             reader: Reader::new(store, layout),
             scorer: Scorer::new(meta.params.link_metric()),
             max_links: [meta.params.max_links(0), meta.params.max_links(1)],
-            current: Vec::new(),
         }
     }
 
@@ -427,39 +457,98 @@ impl<'s, S: PageStore> Links<'s, S> {
         Ok(Link { sketch, ..node })
     }
 
-    /// Adds `node` to the links of `base` on `level`, pruned by Algorithm 4 where they are full.
-    /// Whether it is among them then.
+    /// Adds `node` to the links of each base on its level, pruned by Algorithm 4 where they are full.
+    /// Whether one of the bases leads to it on level 0 then.
     fn link_back(
+        &mut self,
+        mut bases: Vec<(Link, u8)>,
+        node: Link,
+        code: &Code,
+    ) -> Result<bool, HnswError> {
+        let mut reachable = false;
+        for _ in 0..MAX_TRIES {
+            let mut changes = Vec::with_capacity(bases.len());
+            for (base, level) in bases.drain(..) {
+                match self.decide(base, node, code, level)? {
+                    Decision::Change(change) => changes.push(change),
+                    Decision::Linked => reachable |= level == 0,
+                    Decision::Declined => {}
+                }
+            }
+            // In page order, so that a transaction takes as many as its pages hold.
+            changes.sort_unstable_by_key(|change| change.place);
+            let mut rest = &changes[..];
+            while !rest.is_empty() {
+                let (batch, others) = rest.split_at(self.batch_len(rest));
+                rest = others;
+                let written = self.write(batch)?;
+                self.reader.store.failpoint("insert linked back")?;
+                for (change, written) in batch.iter().zip(written) {
+                    if written {
+                        reachable |= change.level == 0 && change.wanted.contains(&node);
+                    } else {
+                        bases.push((change.base, change.level));
+                    }
+                }
+            }
+            if bases.is_empty() {
+                break;
+            }
+        }
+        Ok(reachable)
+    }
+
+    /// What becomes of the links of `base` on `level` when `node` asks to be one of them.
+    fn decide(
         &mut self,
         base: Link,
         node: Link,
         code: &Code,
         level: u8,
-    ) -> Result<bool, HnswError> {
-        let max = self.max_links(level);
-        for _ in 0..MAX_TRIES {
-            let mut current = std::mem::take(&mut self.current);
-            let place = self.read_links(base, level, &mut current)?;
-            let Some(place) = place else { return Ok(false) };
-            if current.contains(&node) {
-                return Ok(true);
+    ) -> Result<Decision, HnswError> {
+        let mut current = Vec::with_capacity(self.max_links(level));
+        let place = self.read_links(base, level, &mut current)?;
+        let Some(place) = place else { return Ok(Decision::Declined) };
+        if current.contains(&node) {
+            return Ok(Decision::Linked);
+        }
+        let mut wanted = current.clone();
+        if current.len() < self.max_links(level) {
+            wanted.push(node);
+        } else {
+            let kept = self.prune(base, level, &current, node, code)?;
+            if !kept.contains(&node) && kept.len() == current.len() {
+                return Ok(Decision::Declined);
             }
-            let mut wanted = current.clone();
-            wanted.push(self.sketched(base, level, node, code.as_ref())?);
-            if wanted.len() > max {
-                wanted = self.prune(base, level, &current, node, code, max)?;
-                if !wanted.contains(&node) && wanted.len() == current.len() {
-                    self.current = current;
-                    return Ok(false);
-                }
-            }
-            let written = self.replace_links(base, place, level, &current, &wanted)?;
-            self.current = current;
-            if written {
-                return Ok(wanted.contains(&node));
+            // The new link takes the place of one that goes: a record in WAL is as long as what
+            // changed.
+            wanted.retain(|link| kept.contains(link));
+            if kept.contains(&node) {
+                let hole = current.iter().zip(&wanted).position(|(old, kept)| old != kept);
+                wanted.insert(hole.unwrap_or(wanted.len()), node);
             }
         }
-        Ok(false)
+        for link in wanted.iter_mut().filter(|link| **link == node) {
+            *link = self.sketched(base, level, node, code.as_ref())?;
+        }
+        Ok(Decision::Change(Change { base, place, level, current, wanted }))
+    }
+
+    /// How many of the changes, sorted by place, one transaction can make.
+    fn batch_len(&self, changes: &[Change]) -> usize {
+        let mut pages = 0;
+        let mut last = None;
+        for (at, change) in changes.iter().enumerate() {
+            let blkno = self.reader.layout.block_of(change.place);
+            if last != Some(blkno) {
+                last = Some(blkno);
+                pages += 1;
+                if pages > MAX_TXN_PAGES {
+                    return at;
+                }
+            }
+        }
+        changes.len()
     }
 
     /// Makes one of `bases` link to `node` on level 0 whatever the heuristic says: the first with
@@ -502,6 +591,7 @@ impl<'s, S: PageStore> Links<'s, S> {
         Ok((0..links.len()).rev().find(|&at| theirs.contains(&links[at])))
     }
 
+    /// Which of the full list `current` and `node` Algorithm 4 keeps.
     fn prune(
         &mut self,
         base: Link,
@@ -509,7 +599,6 @@ impl<'s, S: PageStore> Links<'s, S> {
         current: &[Link],
         node: Link,
         code: &Code,
-        max: usize,
     ) -> Result<Vec<Link>, HnswError> {
         let Some(base_code) = self.copy_code(base)? else { return Ok(current.to_vec()) };
         let scorer = self.scorer;
@@ -521,7 +610,7 @@ impl<'s, S: PageStore> Links<'s, S> {
         }
         let distance = scorer.distance(base_code.as_ref(), code.as_ref());
         candidates.add_code(node, code.as_ref(), distance);
-        Ok(candidates.select(&scorer, max, self.sketch_base(level, base_code.as_ref())))
+        Ok(candidates.select(&scorer, self.max_links(level), None))
     }
 
     /// A copy of a node's code, or `None` where it is gone.
@@ -566,31 +655,33 @@ impl<'s, S: PageStore> Links<'s, S> {
         current: &[Link],
         wanted: &[Link],
     ) -> Result<bool, HnswError> {
+        let (current, wanted) = (current.to_vec(), wanted.to_vec());
+        Ok(self.write(&[Change { base, place, level, current, wanted }])? == [true])
+    }
+
+    /// Makes the changes, sorted by place, in one transaction; which of them found the links as they
+    /// were decided on.
+    fn write(&self, changes: &[Change]) -> Result<Vec<bool>, HnswError> {
         let layout = self.reader.layout;
-        let (blkno, at) = (layout.block_of(place), layout.slot_of(place));
         let mut txn = self.reader.store.begin()?;
-        let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
-        let slot = page.view().slot(at)?;
-        let unchanged = if level == 0 {
-            slot.state() == SlotState::Live
-                && slot.generation() == base.generation
-                && slot.links().eq(current.iter().copied())
-        } else {
-            slot.state() == SlotState::Upper
-                && slot.owner() == base.id
-                && slot.upper_links(level).eq(current.iter().copied())
-        };
-        if !unchanged {
-            return Ok(false);
+        let mut written = Vec::with_capacity(changes.len());
+        for change in changes {
+            let (blkno, at) = layout.place_of(change.place);
+            let mut page = PageMut::new(&layout, blkno, txn.page(blkno)?)?;
+            let unchanged = change.is_current(&page.view().slot(at)?);
+            if unchanged {
+                let mut slot = page.slot(at)?;
+                match change.level {
+                    0 => slot.set_links(&change.wanted),
+                    level => slot.set_upper_links(level, &change.wanted),
+                }
+            }
+            written.push(unchanged);
         }
-        let mut slot = page.slot(at)?;
-        if level == 0 {
-            slot.set_links(wanted);
-        } else {
-            slot.set_upper_links(level, wanted);
+        if written.contains(&true) {
+            txn.commit()?;
         }
-        txn.commit()?;
-        Ok(true)
+        Ok(written)
     }
 
     /// Adds the row to a node whose code is the same; whether there is one still.

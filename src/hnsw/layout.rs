@@ -14,7 +14,7 @@
 
 use super::params::{HnswParams, Storage};
 use super::sketch::{SKETCH_LEN, Sketch};
-use crate::page::{BlockNumber, HeapTid, PAGE_CONTENT, PageError};
+use crate::page::{BlockNumber, HeapTid, PAGE_CONTENT, PAGE_HEADER, PageError};
 use crate::vector::{Metric, prefetch, prefetch_at};
 
 /// The metapage's place.
@@ -22,7 +22,7 @@ pub(crate) const METAPAGE: BlockNumber = 0;
 /// No node, no slot, no page.
 pub(crate) const NIL: u32 = u32::MAX;
 /// Version of the format that this code writes and reads.
-pub const FORMAT_VERSION: u8 = 1;
+pub const FORMAT_VERSION: u8 = 2;
 /// Most slots in a page, what a scan's set of visited slots has bits for.
 pub(crate) const MAX_SLOTS: usize = 256;
 /// Highest level of a node.
@@ -31,7 +31,8 @@ pub(crate) const MAX_LEVEL: u8 = 15;
 const META_MAGIC: u32 = u32::from_le_bytes(*b"DFHM");
 const PAGE_MAGIC: u32 = u32::from_le_bytes(*b"DFHN");
 const ATTRIBUTE_MAGIC: u32 = u32::from_le_bytes(*b"DFHA");
-const PAGE_HEADER_LEN: usize = 32;
+/// With the store's header 64 bytes, so that slots of whole cache lines begin with one.
+const PAGE_HEADER_LEN: usize = 64 - PAGE_HEADER;
 const SLOT_HEADER_LEN: usize = 32;
 const CHAIN_HEADER_LEN: usize = 12;
 const TID_LEN: usize = 6;
@@ -279,7 +280,7 @@ impl Meta {
         }
         if page[4] != FORMAT_VERSION {
             return Err(corrupt(
-                "format version 1 (REINDEX makes one)",
+                "format version 2 (REINDEX makes one)",
                 format!("version {}", page[4]),
             ));
         }
@@ -815,7 +816,7 @@ fn check_page(blkno: BlockNumber, bytes: &[u8]) -> Result<(), PageError> {
         return Err(corrupt("a node page", format!("magic {magic:#010x}")));
     }
     if bytes[4] != FORMAT_VERSION {
-        return Err(corrupt("format version 1", format!("version {}", bytes[4])));
+        return Err(corrupt("format version 2", format!("version {}", bytes[4])));
     }
     Ok(())
 }

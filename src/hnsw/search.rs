@@ -10,7 +10,7 @@
 use super::code::{CodeRef, Query};
 use super::filter::Matches;
 use super::layout::{
-    Entry, Layout, Link, MAX_LEVEL, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
+    Entry, Layout, Link, MAX_LEVEL, MAX_SLOTS, METAPAGE, Meta, NIL, PageView, SlotState, SlotView,
     read_attributes,
 };
 use super::params::Storage;
@@ -50,13 +50,13 @@ struct CachedPage<'s, S: PageStore + 's> {
     pin: Option<S::Pin<'s>>,
 }
 
-/// What happened to 64 slots of a page.
+/// What happened to 32 slots of a page.
 #[derive(Debug, Clone, Copy, Default)]
 struct Marks {
     /// Slots that links led to or that were scored.
-    visited: u64,
+    visited: u32,
     /// Slots that were scored.
-    scored: u64,
+    scored: u32,
 }
 
 impl<'s, S: PageStore> Reader<'s, S> {
@@ -95,27 +95,23 @@ impl<'s, S: PageStore> Reader<'s, S> {
     }
 
     /// Marks every slot of the page as scored; gives what was marked before.
-    pub(crate) fn score_rest(&mut self, blkno: BlockNumber) -> [u64; 4] {
-        let mut before = [0; 4];
-        for (part, before) in before.iter_mut().enumerate().take(self.parts()) {
-            let all = Marks { visited: u64::MAX, scored: u64::MAX };
+    pub(crate) fn score_rest(&mut self, blkno: BlockNumber) -> [u32; MAX_SLOTS / 32] {
+        let mut before = [0; MAX_SLOTS / 32];
+        let parts = self.layout.slots_per_page().div_ceil(32);
+        for (part, before) in before.iter_mut().enumerate().take(parts) {
+            let all = Marks { visited: u32::MAX, scored: u32::MAX };
             *before = std::mem::replace(self.marks.entry(mark_key(blkno, part)), all).scored;
         }
         before
-    }
-
-    /// Words of marks that a page's slots take.
-    fn parts(&self) -> usize {
-        self.layout.slots_per_page().div_ceil(64)
     }
 
     /// Marks the slot; whether it was not marked before.
     #[inline]
     pub(crate) fn visit(&mut self, id: u32) -> bool {
         let (blkno, slot) = self.layout.place_of(id);
-        let word = &mut self.marks.entry(mark_key(blkno, slot / 64)).visited;
-        let fresh = *word >> (slot % 64) & 1 == 0;
-        *word |= 1 << (slot % 64);
+        let word = &mut self.marks.entry(mark_key(blkno, slot / 32)).visited;
+        let fresh = *word >> (slot % 32) & 1 == 0;
+        *word |= 1 << (slot % 32);
         fresh
     }
 
@@ -123,16 +119,16 @@ impl<'s, S: PageStore> Reader<'s, S> {
     #[inline]
     fn score(&mut self, id: u32) -> bool {
         let (blkno, slot) = self.layout.place_of(id);
-        let word = &mut self.marks.entry(mark_key(blkno, slot / 64)).scored;
-        let fresh = *word >> (slot % 64) & 1 == 0;
-        *word |= 1 << (slot % 64);
+        let word = &mut self.marks.entry(mark_key(blkno, slot / 32)).scored;
+        let fresh = *word >> (slot % 32) & 1 == 0;
+        *word |= 1 << (slot % 32);
         fresh
     }
 
     /// Whether the slot was scored.
     pub(crate) fn is_scored(&self, blkno: BlockNumber, slot: usize) -> bool {
-        let marks = self.marks.get(mark_key(blkno, slot / 64));
-        marks.is_some_and(|marks| marks.scored >> (slot % 64) & 1 == 1)
+        let marks = self.marks.get(mark_key(blkno, slot / 32));
+        marks.is_some_and(|marks| marks.scored >> (slot % 32) & 1 == 1)
     }
 
     #[inline]
@@ -340,10 +336,10 @@ impl<'s, S: PageStore> Reader<'s, S> {
     }
 }
 
-/// The key of a page's marks for slots `64 part` and on; never 0.
+/// The key of a page's marks for slots `32 part` and on; never 0.
 #[inline]
 fn mark_key(blkno: BlockNumber, part: usize) -> u64 {
-    (u64::from(blkno) << 2 | part as u64) + 1
+    (u64::from(blkno) << 3 | part as u64) + 1
 }
 
 /// A hash table by page: open addressing with linear probing, keys that are not 0. A search looks up
@@ -776,7 +772,7 @@ impl Search {
             (0..layout.slots_per_page()).for_each(|at| page.prefetch(at));
             for slot in page.slots() {
                 let (at, slot) = slot?;
-                if scored_before[at / 64] >> (at % 64) & 1 == 0
+                if scored_before[at / 32] >> (at % 32) & 1 == 0
                     && slot.state().is_node()
                     && slot.level() >= level
                     && let Some(id) = layout.id(blkno, at)

@@ -3,7 +3,8 @@
 //! 100,000 sentences of `../shared/data/train/sentences.tsv.gz` (every tenth line), embedded by the
 //! project's own encoder, and 1,000 held-out ones as queries; k = 10, m 16, ef_construction 64, cosine,
 //! everything cached, one connection, time taken inside the server. PostgreSQL 18 and pgvector come from
-//! the wheel of `make pg-trees`. `DISTILFACE_BENCH_ROWS` makes it smaller.
+//! the wheel of `make pg-trees`. `DISTILFACE_BENCH_ROWS` makes it smaller. The vectors are kept in
+//! `target/bench-index/` for the next run; a whole run draws both curves into `docs/bench-index.svg`.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
@@ -13,6 +14,8 @@ use std::process::{Command, Stdio};
 use distilface_tests::{Cluster, Session, skip};
 
 const QUERIES: usize = 1000;
+/// Rows of a run whose figures count.
+const WHOLE: usize = 100_000;
 const EF: [u32; 6] = [10, 20, 40, 80, 160, 320];
 
 /// One of the two contenders.
@@ -71,7 +74,7 @@ fn main() {
         skip!("no PostgreSQL 18 with pgvector here: `make pg-trees` makes it");
     };
     let rows = std::env::var("DISTILFACE_BENCH_ROWS").ok().and_then(|n| n.parse().ok());
-    let rows: usize = rows.unwrap_or(100_000);
+    let rows: usize = rows.unwrap_or(WHOLE);
     let mut session = cluster.session();
     load(&mut session, &data, rows);
     let version = session.one("SELECT version() || ', pgvector ' || extversion FROM pg_extension WHERE extname = 'vector'");
@@ -117,6 +120,11 @@ fn main() {
         }
     }
 
+    if rows >= WHOLE {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/bench-index.svg");
+        std::fs::write(file, plot(&curves)).expect("docs/ can be written");
+    }
+
     println!();
     let filtered = filtered(&mut session);
     println!(
@@ -125,14 +133,15 @@ fn main() {
     );
     target("filter_1_percent", filtered[0].per_second / filtered[1].per_second, 5.0, true);
 
-    let inserts: Vec<[f64; 2]> =
-        SIDES.iter().map(|side| inserts(&mut session, side, rows)).collect();
-    println!(
-        "single-row inserts: {:.0} against {:.0} a second, {:.1} against {:.1} kB of WAL each",
-        inserts[0][0], inserts[1][0], inserts[0][1], inserts[1][1]
-    );
-    target("inserts", inserts[0][0] / inserts[1][0], 4.0, true);
-    target("insert_wal", inserts[0][1] / inserts[1][1], 0.5, false);
+    for clients in [1, 8] {
+        let [ours, theirs] = SIDES.each_ref().map(|side| inserts(&cluster, side, rows, clients));
+        println!(
+            "single-row inserts, {clients} clients: {:.0} against {:.0} a second, {:.1} against {:.1} kB of WAL each",
+            ours[0], theirs[0], ours[1], theirs[1]
+        );
+        target(&format!("inserts_{clients}_clients"), ours[0] / theirs[0], 4.0, true);
+        target(&format!("insert_wal_{clients}_clients"), ours[1] / theirs[1], 0.5, false);
+    }
 
     let vacuums: Vec<f64> = SIDES.iter().map(|side| vacuum(&mut session, side)).collect();
     println!("vacuum after deleting 10 %: {:.1} s against {:.1} s\n", vacuums[0], vacuums[1]);
@@ -165,13 +174,9 @@ fn load(session: &mut Session, data: &Path, rows: usize) {
     copy.finish().expect("COPY ends");
     let _ = gzip.kill();
     let _ = gzip.wait();
-    eprintln!("embedding {} sentences", rows + QUERIES);
+    embed(session, rows);
     session.sql(&format!(
-        "SET distilface.on_overflow = silent;
-         CREATE UNLOGGED TABLE vectors AS
-           SELECT unnest(ids) AS id, unnest(distilface_embed(bodies)) AS e
-             FROM (SELECT array_agg(id) ids, array_agg(body) bodies FROM texts GROUP BY id / 1024) b;
-         DELETE FROM vectors WHERE e IS NULL;
+        "DELETE FROM vectors WHERE e IS NULL;
          CREATE TABLE ours (id int, grp int, e embedding(384));
          CREATE TABLE theirs (id int, grp int, e vector(384));
          INSERT INTO ours SELECT id, id % 100, e FROM vectors WHERE id < {rows} ORDER BY id;
@@ -209,6 +214,90 @@ fn load(session: &mut Session, data: &Path, rows: usize) {
             ));
         }
     }
+}
+
+/// Fills `vectors` from `texts`, or with what an earlier run with the same encoder made of them.
+fn embed(session: &mut Session, rows: usize) {
+    let encoder = session.one("SELECT md5(distilface_embed('which encoder is this?')::text)");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench-index");
+    std::fs::create_dir_all(&folder).expect("target/ can be written");
+    let kept = folder.join(format!("{rows}-{encoder}.copy"));
+    session.sql("CREATE UNLOGGED TABLE vectors (id int, e embedding(384))");
+    if let Ok(mut file) = std::fs::File::open(&kept) {
+        let copy = "COPY vectors FROM STDIN (FORMAT binary)";
+        let mut copy = session.client().copy_in(copy).expect("COPY starts");
+        std::io::copy(&mut file, &mut copy).expect("COPY takes the file");
+        copy.finish().expect("COPY ends");
+        return;
+    }
+    eprintln!("embedding {} sentences", rows + QUERIES);
+    session.sql(
+        "SET distilface.on_overflow = silent;
+         INSERT INTO vectors
+           SELECT unnest(ids), unnest(distilface_embed(bodies))
+             FROM (SELECT array_agg(id) ids, array_agg(body) bodies FROM texts GROUP BY id / 1024) b",
+    );
+    let copy = "COPY vectors TO STDOUT (FORMAT binary)";
+    let mut copy = session.client().copy_out(copy).expect("COPY starts");
+    let unfinished = kept.with_extension("new");
+    let mut file = std::fs::File::create(&unfinished).expect("target/ can be written");
+    std::io::copy(&mut copy, &mut file).expect("COPY gives the table");
+    std::fs::rename(unfinished, kept).expect("target/ can be written");
+}
+
+/// Both curves as an SVG: recall to the right, queries a second upwards, each step a doubling.
+fn plot(curves: &[Vec<Point>; 2]) -> String {
+    const WIDTH: f64 = 640.0;
+    const HEIGHT: f64 = 400.0;
+    let x = |recall: f64| 60.0 + (recall - 0.8).max(0.0) / 0.2 * (WIDTH - 80.0);
+    let y = |per_second: f64| {
+        HEIGHT - 40.0 - (per_second / 50.0).log2().max(0.0) / 7.0 * (HEIGHT - 60.0)
+    };
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
+    );
+    let mut line = |text: String| writeln!(svg, "{text}").expect("a string can be written to");
+    for step in 0..=4 {
+        let (recall, bottom) = (0.8 + 0.05 * f64::from(step), HEIGHT - 40.0);
+        let at = x(recall);
+        line(format!(
+            "<path d=\"M{at:.0} 20V{bottom}\" stroke=\"#ddd\"/><text x=\"{at:.0}\" y=\"{}\" text-anchor=\"middle\">{recall:.2}</text>",
+            bottom + 16.0
+        ));
+    }
+    for step in 0..=7 {
+        let per_second = 50 << step;
+        let at = y(f64::from(per_second));
+        line(format!(
+            "<path d=\"M60 {at:.0}H{}\" stroke=\"#ddd\"/><text x=\"54\" y=\"{:.0}\" text-anchor=\"end\">{per_second}</text>",
+            WIDTH - 20.0,
+            at + 4.0
+        ));
+    }
+    line(format!(
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">recall@10</text><text x=\"60\" y=\"14\">queries a second</text>",
+        WIDTH / 2.0,
+        HEIGHT - 8.0
+    ));
+    for ((side, curve), color) in SIDES.iter().zip(curves).zip(["#c0392b", "#2c3e50"]) {
+        let points: Vec<String> = curve
+            .iter()
+            .map(|point| format!("{:.1},{:.1}", x(point.recall), y(point.per_second)))
+            .collect();
+        line(format!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"2\"/>",
+            points.join(" ")
+        ));
+        if let Some(first) = curve.first() {
+            line(format!(
+                "<text x=\"{:.0}\" y=\"{:.0}\" fill=\"{color}\">{}</text>",
+                x(first.recall) + 6.0,
+                y(first.per_second) - 6.0,
+                side.name
+            ));
+        }
+    }
+    svg + "</svg>\n"
 }
 
 fn number(session: &mut Session, sql: &str) -> f64 {
@@ -288,24 +377,35 @@ fn filtered(session: &mut Session) -> [Point; 2] {
     })
 }
 
-/// Rows a second, and kB of WAL for each.
-fn inserts(session: &mut Session, side: &Side, rows: usize) -> [f64; 2] {
+/// Rows a second, and kB of WAL for each, when `clients` insert their shares of half the queries at once.
+fn inserts(cluster: &Cluster, side: &Side, rows: usize, clients: usize) -> [f64; 2] {
     let column = if side.table == "ours" { "e" } else { "v" };
-    session.sql("CHECKPOINT");
-    let before = wal(session);
-    session.sql(&format!(
-        "CREATE OR REPLACE FUNCTION add_rows() RETURNS float8 LANGUAGE plpgsql AS $$
-         DECLARE q record; began timestamptz := clock_timestamp();
+    // One client inserts the even ones, eight the odd ones.
+    let odd = usize::from(clients > 1);
+    let mut sessions: Vec<Session> = (0..clients).map(|_| cluster.session()).collect();
+    sessions[0].sql(&format!(
+        "CREATE OR REPLACE FUNCTION add_rows(client int) RETURNS void LANGUAGE plpgsql AS $$
+         DECLARE q record;
          BEGIN
-           FOR q IN SELECT id, {column} AS e FROM queries LOOP
+           FOR q IN SELECT id, {column} AS e FROM queries
+                    WHERE id % 2 = {odd} AND id / 2 % {clients} = client LOOP
              INSERT INTO {} VALUES (q.id + {rows}, 0, q.e);
            END LOOP;
-           RETURN extract(epoch FROM clock_timestamp() - began);
-         END $$",
+         END $$;
+         CHECKPOINT",
         side.table
     ));
-    let seconds = number(session, "SELECT add_rows()");
-    [QUERIES as f64 / seconds, (wal(session) - before) / 1e3 / QUERIES as f64]
+    let before = wal(&mut sessions[0]);
+    let began = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for (client, session) in sessions.iter_mut().enumerate() {
+            scope.spawn(move || session.one(&format!("SELECT add_rows({client})::text")));
+        }
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    let added =
+        number(&mut sessions[0], &format!("SELECT count(*) FROM queries WHERE id % 2 = {odd}"));
+    [added / seconds, (wal(&mut sessions[0]) - before) / 1e3 / added]
 }
 
 /// Seconds that a vacuum takes after one row of ten was deleted.

@@ -189,7 +189,7 @@ fn the_verifier_reports_planted_faults() {
     assert_sound(&store, rows.len());
     // Offsets as `docs/on-disk-format.md` has them, for 128 dimensions and m = 8.
     const PAGE: u32 = 2;
-    const SLOT: usize = 32;
+    const SLOT: usize = 40;
     let plant = |name: &str, expected: &str, change: &dyn Fn(&mut [u8])| {
         let store = store.snapshot();
         store.tamper(PAGE, change).expect("a page");

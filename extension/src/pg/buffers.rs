@@ -16,6 +16,7 @@ use distilface_core::page::{
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::panicking;
 
 const _: () = assert!(PAGE_SIZE == pg_sys::BLCKSZ as usize);
@@ -60,6 +61,9 @@ pub struct SharedBuffers {
     pace: Pace,
     strategy: pg_sys::BufferAccessStrategy,
     page_count: Cell<BlockNumber>,
+    /// Whether buffers are remembered from one read of a page to the next.
+    remembers: bool,
+    reads: Cell<u32>,
 }
 
 impl SharedBuffers {
@@ -75,6 +79,9 @@ impl SharedBuffers {
             pace: Pace::Full,
             strategy: std::ptr::null_mut(),
             page_count: Cell::new(0),
+            // SAFETY: the caller's promise.
+            remembers: unsafe { !is_temporary(relation) },
+            reads: Cell::new(0),
         }
     }
 
@@ -90,6 +97,8 @@ impl SharedBuffers {
             pace: Pace::Full,
             strategy: std::ptr::null_mut(),
             page_count: Cell::new(0),
+            remembers: false,
+            reads: Cell::new(0),
         }
     }
 
@@ -104,7 +113,8 @@ impl SharedBuffers {
     ) -> Self {
         // SAFETY: the caller's promise.
         let store = unsafe { Self::new(relation, Logging::Generic) };
-        Self { pace: Pace::Vacuum, strategy, ..store }
+        // Its ring of buffers is for what passes by.
+        Self { pace: Pace::Vacuum, strategy, remembers: false, ..store }
     }
 
     /// Writes every page of a [`Logging::Deferred`] index to WAL, where it needs one.
@@ -121,8 +131,18 @@ impl SharedBuffers {
     }
 
     fn read_buffer(&self, blkno: BlockNumber) -> pg_sys::Buffer {
+        // SAFETY: the relation is open, and stays so while the value lives.
+        let place = unsafe { RecentBuffer::of(self.relation, blkno) };
+        let may_be_recent = self.remembers && self.reads.get() % LOOKUP_INTERVAL != 0;
+        self.reads.set(self.reads.get().wrapping_add(1));
+        if may_be_recent
+            // SAFETY: as above.
+            && let Some(buffer) = unsafe { place.pin(self.relation, self.fork, blkno) }
+        {
+            return buffer;
+        }
         // SAFETY: the relation is open; PostgreSQL raises an error where the page cannot be read.
-        unsafe {
+        let buffer = unsafe {
             pg_sys::ReadBufferExtended(
                 self.relation,
                 self.fork,
@@ -130,7 +150,11 @@ impl SharedBuffers {
                 pg_sys::ReadBufferMode::RBM_NORMAL,
                 self.strategy,
             )
+        };
+        if self.remembers {
+            place.remember(buffer);
         }
+        buffer
     }
 
     fn check_range(&self, blkno: BlockNumber) -> Result<(), PageError> {
@@ -139,6 +163,85 @@ impl SharedBuffers {
             return Err(PageError::OutOfRange { blkno, page_count });
         }
         Ok(())
+    }
+}
+
+/// Places for the buffers that this backend found pages in last, shared by all indexes.
+const RECENT_BUFFERS: usize = 1 << 18;
+/// One in so many page reads looks the page up as usual, which counts as a use of its buffer: pinning
+/// by a remembered number does not, and pages in use must not look unused to the clock sweep.
+const LOOKUP_INTERVAL: u32 = 8;
+
+static RECENT: [AtomicI32; RECENT_BUFFERS] = [const { AtomicI32::new(0) }; RECENT_BUFFERS];
+
+/// Where a page's buffer number is remembered. Finding a buffer by its page costs a hash, a partition
+/// lock and a few cache misses; pinning one whose number is known costs a look at its tag, which tells
+/// whether it still holds the page. Other pages may share the place: then the tag does not match.
+struct RecentBuffer(&'static AtomicI32);
+
+impl RecentBuffer {
+    /// # Safety
+    /// `relation` is open.
+    unsafe fn of(relation: pg_sys::Relation, blkno: BlockNumber) -> Self {
+        // SAFETY: the caller's promise.
+        let relation = unsafe { (*relation).rd_id }.to_u32().wrapping_mul(0x9e37_79b1);
+        Self(&RECENT[blkno.wrapping_add(relation) as usize % RECENT_BUFFERS])
+    }
+
+    /// Pins the remembered buffer if it holds the page.
+    ///
+    /// # Safety
+    /// `relation` is open and not temporary: pages of temporary tables have tags of their own.
+    unsafe fn pin(
+        &self,
+        relation: pg_sys::Relation,
+        fork: pg_sys::ForkNumber::Type,
+        blkno: BlockNumber,
+    ) -> Option<pg_sys::Buffer> {
+        let buffer = self.0.load(Ordering::Relaxed);
+        // SAFETY: the number is 0 or that of a shared buffer, since only such are remembered; their
+        // count is fixed when the server starts. The relation is open.
+        unsafe {
+            if buffer == 0 || !pg_sys::ReadRecentBuffer(locator(relation), fork, blkno, buffer) {
+                return None;
+            }
+            count_hit(relation);
+        }
+        Some(buffer)
+    }
+
+    fn remember(&self, buffer: pg_sys::Buffer) {
+        self.0.store(buffer, Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn locator(relation: pg_sys::Relation) -> pg_sys::RelFileNode {
+    // SAFETY: the caller passes an open relation.
+    unsafe { (*relation).rd_node }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn locator(relation: pg_sys::Relation) -> pg_sys::RelFileLocator {
+    // SAFETY: the caller passes an open relation.
+    unsafe { (*relation).rd_locator }
+}
+
+/// Counts a page found in its buffer, as `ReadBufferExtended` does.
+unsafe fn count_hit(relation: pg_sys::Relation) {
+    // SAFETY: the caller passes an open relation; its statistics are null or this backend's own.
+    unsafe {
+        let Some(statistics) = (*relation).pgstat_info.as_mut() else { return };
+        #[cfg(feature = "pg15")]
+        {
+            statistics.t_counts.t_blocks_fetched += 1;
+            statistics.t_counts.t_blocks_hit += 1;
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            statistics.counts.blocks_fetched += 1;
+            statistics.counts.blocks_hit += 1;
+        }
     }
 }
 
@@ -319,6 +422,11 @@ impl PagePin for BufferPin {
         unsafe { pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32) };
         BufferGuard { pin: self }
     }
+
+    fn address(&self) -> *const u8 {
+        // SAFETY: the buffer is pinned, so that its page stays where it is.
+        unsafe { pg_sys::BufferGetPage(self.buffer).cast_const().cast::<u8>().add(PAGE_HEADER) }
+    }
 }
 
 /// A buffer's content under a shared lock.
@@ -479,6 +587,14 @@ impl Drop for BufferTxn<'_> {
             unsafe { pg_sys::GenericXLogAbort(self.state) };
         }
         self.release_buffers();
+    }
+}
+
+/// Whether the relation's pages lie in this backend's own buffers.
+unsafe fn is_temporary(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the caller passes an open relation; its catalog row is always there.
+    unsafe {
+        (*(*relation).rd_rel).relpersistence == pg_sys::RELPERSISTENCE_TEMP as std::ffi::c_char
     }
 }
 
