@@ -64,8 +64,12 @@ pgrx_init() {
   fi
   known=$(sed -n 's/^\(pg[0-9]*\) *= *"\(.*\)"$/\1 \2/p' "$config" 2>/dev/null || true)
   while read -r pg path; do
-    # A known server stays, unless it has gone from the disk.
-    if [ -n "$pg" ] && [ -x "$path" ]; then servers[$pg]=$path; fi
+    # A known server stays. One that has gone from the disk fails every build, and init would keep it.
+    if [ -n "$pg" ] && [ -x "$path" ]; then servers[$pg]=$path
+    elif [ -n "$pg" ]; then
+      note "$path is gone: cargo-pgrx forgets $pg"
+      sed -i "/^$pg *=/d" "$config"
+    fi
   done <<<"$known"
   for pg in "${!servers[@]}"; do
     grep -qxF "$pg ${servers[$pg]}" <<<"$known" || want+=("$pg")
