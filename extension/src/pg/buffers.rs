@@ -133,7 +133,7 @@ impl SharedBuffers {
     fn read_buffer(&self, blkno: BlockNumber) -> pg_sys::Buffer {
         // SAFETY: the relation is open, and stays so while the value lives.
         let place = unsafe { RecentBuffer::of(self.relation, blkno) };
-        let may_be_recent = self.remembers && self.reads.get() % LOOKUP_INTERVAL != 0;
+        let may_be_recent = self.remembers && !self.reads.get().is_multiple_of(LOOKUP_INTERVAL);
         self.reads.set(self.reads.get().wrapping_add(1));
         if may_be_recent
             // SAFETY: as above.
