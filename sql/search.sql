@@ -102,7 +102,7 @@ $$;
 CREATE FUNCTION distilface_search_sql("table" regclass, query text, k integer DEFAULT 10,
 	mode text DEFAULT 'hybrid', columns text[] DEFAULT NULL, filter jsonb DEFAULT NULL,
 	weights real[] DEFAULT '{1,1}', rrf_k integer DEFAULT 60, candidates integer DEFAULT 200,
-	fusion text DEFAULT 'rrf')
+	fusion text DEFAULT 'rrf', rerank text DEFAULT NULL, rerank_depth integer DEFAULT 50)
 	RETURNS text
 	LANGUAGE plpgsql STABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
@@ -126,6 +126,8 @@ DECLARE
 	lexical_leg text;
 	share text;
 	snippet text := 'NULL::text';
+	passage text;
+	ranking text;
 BEGIN
 	IF k NOT BETWEEN 1 AND 10000 THEN
 		RAISE EXCEPTION 'k must be from 1 to 10000, got %', k
@@ -149,6 +151,10 @@ BEGIN
 			rrf_k, candidates USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'The defaults are 60 and 200.';
 	END IF;
+	IF rerank_depth NOT BETWEEN 1 AND 10000 THEN
+		RAISE EXCEPTION 'rerank_depth must be from 1 to 10000, got %', rerank_depth
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'The default is 50.';
+	END IF;
 	IF EXISTS (SELECT FROM unnest(columns) c WHERE NOT EXISTS (SELECT FROM pg_attribute a
 			WHERE a.attrelid = "table" AND a.attname = c AND a.attnum > 0 AND NOT a.attisdropped)) THEN
 		RAISE EXCEPTION 'columns of % do not exist: %', "table",
@@ -157,7 +163,7 @@ BEGIN
 			USING ERRCODE = 'undefined_column',
 			HINT = 'Name columns of the table that a distilface_bm25 index has.';
 	END IF;
-	kept := greatest(k, candidates);
+	kept := greatest(k, candidates, CASE WHEN rerank IS NOT NULL THEN rerank_depth END);
 
 	IF mode <> 'lexical' THEN
 		-- The columns name texts; an embedding's column has another name.
@@ -214,6 +220,31 @@ BEGIN
 			lexical_columns[1], words, coalesce(config, 'simple'));
 	END IF;
 
+	IF rerank IS NULL THEN
+		ranking := format($sql$SELECT f.tableoid, f.ctid, f.score, f.semantic_rank, f.lexical_rank, f.semantic_distance,
+	f.lexical_score, %1$s AS snippet
+FROM fused f JOIN %2$s t ON t.ctid = f.ctid AND t.tableoid = f.tableoid
+ORDER BY f.score DESC, f.tableoid, f.ctid$sql$, snippet, "table");
+	ELSE
+		-- The text that a cross-encoder reads: the first column named, or the first of an index.
+		passage := coalesce(columns[1], lexical_columns[1],
+			CASE WHEN semantic_type = 'text'::regtype THEN semantic_keys[1] END);
+		IF passage IS NULL THEN
+			RAISE EXCEPTION 'there is no text of % to rerank', "table"
+				USING ERRCODE = 'undefined_column',
+				HINT = 'Name the column of texts: columns => ''{body}''.';
+		END IF;
+		ranking := format($sql$SELECT f.tableoid, f.ctid, r.score::float8 AS score, f.semantic_rank, f.lexical_rank,
+	f.semantic_distance, f.lexical_score, %1$s AS snippet
+FROM (SELECT *, row_number() OVER (ORDER BY score DESC, tableoid, ctid) AS place FROM fused) f
+JOIN %2$s.distilface_rerank(%3$L, ARRAY(SELECT t.%4$I::text
+	FROM fused f JOIN %5$s t ON t.ctid = f.ctid AND t.tableoid = f.tableoid
+	ORDER BY f.score DESC, f.tableoid, f.ctid), %6$L) r ON r.ord = f.place
+JOIN %5$s t ON t.ctid = f.ctid AND t.tableoid = f.tableoid
+ORDER BY r.score DESC NULLS LAST, f.place LIMIT %7$s$sql$,
+			snippet, own, query, passage, "table", rerank, k);
+	END IF;
+
 	share := CASE fusion WHEN 'rrf' THEN '%1$s::float8 / (%2$s + %3$s.rank)'
 		ELSE '%1$s::float8 * %3$s.share' END;
 	RETURN format($sql$WITH semantic AS (
@@ -234,23 +265,20 @@ BEGIN
 	FROM semantic s FULL JOIN lexical l USING (tableoid, ctid)
 	ORDER BY score DESC, tableoid, ctid LIMIT %5$s
 )
-SELECT f.tableoid, f.ctid, f.score, f.semantic_rank, f.lexical_rank, f.semantic_distance,
-	f.lexical_score, %6$s AS snippet
-FROM fused f JOIN %7$s t ON t.ctid = f.ctid AND t.tableoid = f.tableoid
-ORDER BY f.score DESC, f.tableoid, f.ctid$sql$,
+%6$s$sql$,
 		coalesce(semantic_leg, 'SELECT NULL::oid AS tableoid, NULL::tid AS ctid, NULL::float8 AS distance WHERE false'),
 		coalesce(lexical_leg, 'SELECT NULL::oid AS tableoid, NULL::tid AS ctid, NULL::float8 AS score WHERE false'),
 		format(share, weights[1], rrf_k, 's'), format(share, weights[2], rrf_k, 'l'),
-		k, snippet, "table");
+		CASE WHEN rerank IS NULL THEN k ELSE greatest(k, rerank_depth) END, ranking);
 END
 $$;
-COMMENT ON FUNCTION distilface_search_sql(regclass, text, integer, text, text[], jsonb, real[], integer, integer, text)
+COMMENT ON FUNCTION distilface_search_sql(regclass, text, integer, text, text[], jsonb, real[], integer, integer, text, text, integer)
 	IS 'the plain SQL that distilface_search runs';
 
 CREATE FUNCTION distilface_search("table" regclass, query text, k integer DEFAULT 10,
 	mode text DEFAULT 'hybrid', columns text[] DEFAULT NULL, filter jsonb DEFAULT NULL,
 	weights real[] DEFAULT '{1,1}', rrf_k integer DEFAULT 60, candidates integer DEFAULT 200,
-	fusion text DEFAULT 'rrf')
+	fusion text DEFAULT 'rrf', rerank text DEFAULT NULL, rerank_depth integer DEFAULT 50)
 	RETURNS TABLE (tableoid oid, ctid tid, score double precision, semantic_rank integer,
 		lexical_rank integer, semantic_distance double precision, lexical_score double precision,
 		snippet text)
@@ -266,11 +294,12 @@ BEGIN
 	IF query IS NULL OR query ~ '^\s*$' THEN
 		RETURN;
 	END IF;
-	EXECUTE format('SELECT %s.distilface_search_sql($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)', own)
+	EXECUTE format('SELECT %s.distilface_search_sql($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)', own)
 		INTO statement
-		USING "table", query, k, mode, columns, filter, weights, rrf_k, candidates, fusion;
+		USING "table", query, k, mode, columns, filter, weights, rrf_k, candidates, fusion, rerank,
+			rerank_depth;
 	RETURN QUERY EXECUTE statement;
 END
 $$;
-COMMENT ON FUNCTION distilface_search(regclass, text, integer, text, text[], jsonb, real[], integer, integer, text)
+COMMENT ON FUNCTION distilface_search(regclass, text, integer, text, text[], jsonb, real[], integer, integer, text, text, integer)
 	IS 'ranked rows for a text, by meaning and by words';

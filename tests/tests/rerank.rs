@@ -232,3 +232,52 @@ fn scores_are_logits_where_the_model_says_so_and_two_outputs_are_refused() {
     assert_eq!(error.code.code(), "22023", "{error}");
     assert!(error.message.contains("classifier.weight"), "{error}");
 }
+
+#[test]
+fn a_search_is_reranked_by_the_model_that_it_names() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    let dir = TinyModel { head: true, ..TinyModel::seed(5) }.write(cluster.host());
+    session.sql(&format!("SELECT distilface_model_load('cross', '{}')", dir.display()));
+    session.sql(
+        "CREATE TABLE docs (id int PRIMARY KEY, body text);
+         INSERT INTO docs VALUES (1, 'the cat'), (2, 'the cat house tree'), (3, 'a river cat stone'),
+           (4, 'the dog'), (5, 'cat bread'), (6, 'cat ?');
+         CREATE INDEX ON docs USING distilface_bm25 (body)",
+    );
+    let best = session.rows(
+        "SELECT d.id, r.score FROM distilface_rerank('cat',
+           ARRAY(SELECT body FROM docs WHERE body LIKE '%cat%' ORDER BY id), 'cross') r
+         JOIN (SELECT id, row_number() OVER (ORDER BY id) AS ord FROM docs WHERE body LIKE '%cat%') d USING (ord)
+         ORDER BY r.score DESC LIMIT 3",
+    );
+    let arguments = "'docs', 'cat', k => 3, mode => 'lexical', rerank => 'cross'";
+    let found = session.rows(&format!(
+        "SELECT d.id, s.score::real FROM distilface_search({arguments}) s JOIN docs d ON d.ctid = s.ctid
+         ORDER BY s.score DESC"
+    ));
+    assert_eq!(found, best, "the score is the cross-encoder's, and so is the order");
+    let by_words =
+        session.rows("SELECT * FROM distilface_search('docs', 'cat', k => 3, mode => 'lexical')");
+    let by_model = session.rows(&format!("SELECT * FROM distilface_search({arguments})"));
+    assert_ne!(by_words, by_model);
+    let printed = session.one(&format!("SELECT distilface_search_sql({arguments})"));
+    assert_eq!(session.rows(&printed), by_model);
+
+    // Only the first of the fused rows are read by the model.
+    let first =
+        session.one("SELECT ctid FROM distilface_search('docs', 'cat', k => 1, mode => 'lexical')");
+    let arguments =
+        "'docs', 'cat', k => 1, mode => 'lexical', rerank => 'cross', rerank_depth => 1";
+    assert_eq!(session.one(&format!("SELECT ctid FROM distilface_search({arguments})")), first);
+
+    for (arguments, code) in [
+        ("rerank => 'nothing'", "42704"),
+        ("rerank => 'all-minilm-l6-v2'", "42809"),
+        ("rerank => 'cross', rerank_depth => 0", "22023"),
+    ] {
+        let error =
+            session.error(&format!("SELECT * FROM distilface_search('docs', 'cat', {arguments})"));
+        assert_eq!(error.code.code(), code, "{error}");
+    }
+}
