@@ -22,6 +22,14 @@ fn both_types_live_in_one_database_and_mix_once_enabled() {
     cluster.sql("SELECT distilface_enable_pgvector()");
     assert_eq!(cluster.one("SELECT l2_distance('[1,2]'::embedding, '[1,4]'::vector)"), "2");
     assert_eq!(cluster.one("SELECT '[1,2]'::embedding <=> '[2,4]'::vector"), "0");
+    for operator in ["<->", "<#>", "<=>", "<+>"] {
+        let pair = |left: &str, right: &str| {
+            cluster.one(&format!("SELECT '[1,2]'::{left} {operator} '[2,5]'::{right}"))
+        };
+        let same = pair("embedding", "embedding");
+        assert_eq!(pair("embedding", "vector"), same, "{operator}");
+        assert_eq!(pair("vector", "embedding"), same, "{operator}");
+    }
     cluster.sql("CREATE TABLE t (e embedding(2), v vector(2))");
     cluster.sql("INSERT INTO t VALUES ('[1,2]'::vector, '[3,4]'::embedding)");
     cluster.sql("UPDATE t SET e = v, v = e");

@@ -1,5 +1,5 @@
-//! `distilface_enable_pgvector()`: casts between `embedding` and pgvector's `vector`, and operator
-//! classes that index its types with `distilface_hnsw`.
+//! `distilface_enable_pgvector()`: casts between `embedding` and pgvector's `vector`, operators on a
+//! pair of both, and operator classes that index its types with `distilface_hnsw`.
 //!
 //! The objects belong to the database and not to this extension, since pgvector is never required:
 //! `pg_dump` dumps them, and `DROP EXTENSION vector CASCADE` removes them. The operator classes have
@@ -48,8 +48,13 @@ fn enable() -> Result<(), spi::Error> {
     let (embedding, vector) = (format!("{ours}.embedding"), format!("{theirs}.vector"));
     create_cast(&embedding, &vector, "IMPLICIT")?;
     create_cast(&vector, &embedding, "ASSIGNMENT")?;
+    const METRICS: [(&str, &str); 4] =
+        [("l2", "<->"), ("ip", "<#>"), ("cosine", "<=>"), ("l1", "<+>")];
+    for (metric, operator) in METRICS {
+        create_mixed_operators(&ours, &embedding, &vector, metric, operator)?;
+    }
     for (type_name, support) in [("vector", "embedding"), ("halfvec", "halfvec")] {
-        for (metric, operator) in [("l2", "<->"), ("ip", "<#>"), ("cosine", "<=>"), ("l1", "<+>")] {
+        for (metric, operator) in METRICS {
             let function = format!("{ours}.{support}_hnsw_{metric}");
             create_operator_class(&ours, &theirs, type_name, metric, operator, &function)?;
         }
@@ -86,6 +91,46 @@ fn create_cast(source: &str, target: &str, context: &str) -> Result<(), spi::Err
         return Ok(());
     }
     Spi::run(&format!("CREATE CAST ({source} AS {target}) WITHOUT FUNCTION AS {context}"))
+}
+
+/// Creates the operator between the two types, in both orders, unless it is there. Without it a mixed
+/// pair could mean pgvector's operator or ours with `real[]`, since both types turn into an array by
+/// themselves. The planner puts the body in the call's place, so that an index on the column serves it.
+fn create_mixed_operators(
+    ours: &str,
+    embedding: &str,
+    vector: &str,
+    metric: &str,
+    operator: &str,
+) -> Result<(), spi::Error> {
+    for (left, right, name, body) in [
+        (
+            embedding,
+            vector,
+            "embedding_vector",
+            format!("$1 OPERATOR({ours}.{operator}) $2::{embedding}"),
+        ),
+        (
+            vector,
+            embedding,
+            "vector_embedding",
+            format!("$2 OPERATOR({ours}.{operator}) $1::{embedding}"),
+        ),
+    ] {
+        let signature = format!("{ours}.{operator}({left},{right})");
+        if exists("SELECT WHERE pg_catalog.to_regoperator($1) IS NOT NULL", &[&signature])? {
+            continue;
+        }
+        let function = format!("{ours}.{name}_{metric}_distance");
+        Spi::run(&format!(
+            "CREATE OR REPLACE FUNCTION {function}({left}, {right}) RETURNS pg_catalog.float8 \
+             LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS 'SELECT {body}'"
+        ))?;
+        Spi::run(&format!(
+            "CREATE OPERATOR {ours}.{operator} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = {function})"
+        ))?;
+    }
+    Ok(())
 }
 
 /// Creates the class unless it is there or this pgvector lacks its type or operator.
