@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -40,6 +41,13 @@ impl Builder {
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Listens on 127.0.0.1 too, on a port that is free, see [`Cluster::port`].
+    pub fn tcp(self) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = free.expect("there is a free port").port();
+        self.set("listen_addresses", "127.0.0.1").set("port", &port.to_string())
     }
 
     /// Flushes to disk as a production server does; off by default because most tests never lose power.
@@ -129,7 +137,7 @@ impl Cluster {
     fn wait_until_ready(&mut self) {
         // Crash recovery on a slow machine takes long; a server that exits is noticed at once.
         for _ in 0..12_000 {
-            if Session::connect(self.dir.path(), "postgres", "postgres").is_ok() {
+            if Session::connect(self.dir.path(), self.port(), "postgres", "postgres").is_ok() {
                 return;
             }
             let postmaster = self.postmaster.as_mut().expect("it was just started");
@@ -181,7 +189,7 @@ impl Cluster {
     }
 
     pub fn session_as(&self, user: &str, database: &str) -> Session {
-        Session::connect(self.dir.path(), user, database).unwrap_or_else(|e| {
+        Session::connect(self.dir.path(), self.port(), user, database).unwrap_or_else(|e| {
             panic!("cannot connect as {user} to {database}: {e}\n{}", self.log_tail())
         })
     }
@@ -189,6 +197,12 @@ impl Cluster {
     /// The directory of the server's socket, which is the host for any client.
     pub fn host(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The port, on the socket and on 127.0.0.1 after [`Builder::tcp`].
+    pub fn port(&self) -> u16 {
+        let set = self.settings.iter().rfind(|(name, _)| name == "port");
+        set.map_or(5432, |(_, port)| port.parse().expect("a port is a number"))
     }
 
     /// Runs statements in a session of their own, as [`Session::sql`].
@@ -216,6 +230,7 @@ impl Cluster {
     pub fn program(&self, name: &str) -> Command {
         let mut command = self.server.command(name);
         command.args(["-h".as_ref(), self.dir.path().as_os_str()]).args(["-U", "postgres"]);
+        command.args(["-p", &self.port().to_string()]);
         command
     }
 

@@ -44,12 +44,14 @@ impl Canceler {
 impl Session {
     pub(crate) fn connect(
         socket_dir: &Path,
+        port: u16,
         user: &str,
         database: &str,
     ) -> Result<Self, postgres::Error> {
         let mut config = Config::new();
         config
             .host_path(socket_dir)
+            .port(port)
             .user(user)
             .dbname(database)
             .application_name("distilface-tests");

@@ -37,8 +37,6 @@ fn a_client_pushes_a_model_into_the_database() {
     let (done, said) = run(&["push", &path(&out), &url("plain"), "--name", "mine"]);
     assert!(!done && said.contains("permission denied to load a model"), "{said}");
     assert_eq!(session.one("SELECT count(*) FROM pg_largeobject_metadata"), "0");
-    let (done, said) = run(&["push", &path(&out), &format!("{}?sslmode=require", url("postgres"))]);
-    assert!(!done && said.contains("sslmode"), "{said}");
     let (done, said) = run(&["push", &path(&source), &url("postgres")]);
     assert!(!done && said.contains("distilface.json"), "{said}");
 }

@@ -25,6 +25,9 @@ pub enum Error {
     /// The server's words, or why there is no connection.
     #[error("database: {}", database_error(.0))]
     Database(#[from] postgres::Error),
+    /// A part of a database's address.
+    #[error("{parameter} of the database's address: expected {expected}, got {got}")]
+    Address { parameter: &'static str, expected: &'static str, got: String },
     /// Training left the numbers; the last checkpoint stays.
     #[error(
         "step {step}: expected a finite {what}, got {got}; a lower rate, a longer warm-up or \

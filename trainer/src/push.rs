@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use distilface_core::model::Packed;
-use postgres::config::SslMode;
-use postgres::{Config, NoTls, Transaction};
+use postgres::Transaction;
 
+use crate::connect::connect;
 use crate::embedder::{AlignedBlock, read_model};
 use crate::error::Error;
 
@@ -16,7 +16,8 @@ use crate::error::Error;
 pub struct Arguments {
     /// A model directory, or a packed model
     model: PathBuf,
-    /// postgres://user@host:port/database; the password may be in it or in PGPASSWORD
+    /// postgres://user@host:port/database, with ?sslmode=verify-full where the network is not to be
+    /// trusted; the password may be in it or in PGPASSWORD
     #[arg(value_name = "URL")]
     database: String,
     /// The model's name in the database [default: as its manifest says]
@@ -41,19 +42,7 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
     let name = arguments.name.unwrap_or(manifest.name);
     distilface_core::model::check_name(&name)?;
 
-    let mut config: Config = arguments.database.parse()?;
-    if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
-        config.password(password);
-    }
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(Error::missing(
-            Path::new("sslmode=require"),
-            "a connection without TLS, such as a socket or an SSH tunnel",
-        ));
-    }
-    config.application_name("distilface-train push");
-    config.notice_callback(|notice| eprintln!("{}: {}", notice.severity(), notice.message()));
-    let mut client = config.connect(NoTls)?;
+    let mut client = connect(&arguments.database, "distilface-train push")?;
     let mut transaction = client.transaction()?;
     let schema = extension_schema(&mut transaction)?;
     let large_object: u32 = transaction.query_one("SELECT pg_catalog.lo_create(0)", &[])?.get(0);

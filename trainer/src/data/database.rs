@@ -4,16 +4,17 @@
 //! the order that the kind of source expects. The transaction is read only, so that a recipe cannot
 //! change the database that it reads. Rows are sorted afterwards: a table has no order of its own,
 //! and the same rows must give the same weights. Passwords come from `PGPASSWORD` where the address
-//! has none, and are never written into the run's directory ([`without_password`]). Connections
-//! are not encrypted: `sslmode=require` fails.
+//! has none, and are never written into the run's directory ([`without_password`]). The
+//! connection is [`crate::connect`]'s, encrypted as the address asks.
 
 use std::path::Path;
 
+use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::{Kind as TypeKind, Type};
-use postgres::{Client, Config, NoTls};
 
 use super::{Line, Rows, row};
+use crate::connect::connect;
 use crate::error::Error;
 use crate::train::config::{Kind, SourceConfig};
 
@@ -47,13 +48,8 @@ pub fn without_password(address: &str) -> String {
 pub fn read(config: &SourceConfig, query: &str, taken: &mut Rows) -> Result<(), Error> {
     let failed = |what, source| Error::Query { place: config.place(), what, source };
     let address = config.path.to_string_lossy();
-    let mut settings: Config =
-        address.parse().map_err(|error| failed("reading the address", error))?;
-    if let (None, Ok(password)) = (settings.get_password(), std::env::var("PGPASSWORD")) {
-        settings.password(password);
-    }
-    settings.application_name("distilface-train");
-    let mut client = settings.connect(NoTls).map_err(|error| failed("connecting", error))?;
+    let mut client = connect(&address, "distilface-train")
+        .map_err(|error| error.at(config.place(), "connecting"))?;
     each(&mut client, config, query, taken, &failed)
 }
 
