@@ -43,8 +43,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::bm25::options::define();
     pg::invalidation::install();
     pg::statement::install();
-    pg::am::similarity::install();
-    pg::bm25::order::install();
+    pg::planner::install();
     pg::worker::install();
     pg::am::explain::install();
 }

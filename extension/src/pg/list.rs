@@ -14,3 +14,12 @@ pub unsafe fn elements<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut 
         unsafe { pg_sys::list_nth(list, at).cast::<T>() }
     })
 }
+
+/// A list of one pointer.
+///
+/// # Safety
+/// There is a current memory context, as always in a backend.
+pub unsafe fn list_of(element: *mut std::ffi::c_void) -> *mut pg_sys::List {
+    // SAFETY: makes a list in the current memory context.
+    unsafe { pg_sys::lappend(std::ptr::null_mut(), element) }
+}

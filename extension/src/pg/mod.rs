@@ -24,6 +24,7 @@ pub mod list;
 pub mod mapped;
 pub mod numbers;
 pub mod owner;
+pub mod planner;
 pub mod report;
 pub mod roles;
 pub mod statement;

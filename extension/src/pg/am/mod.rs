@@ -19,7 +19,7 @@ mod index;
 mod insert;
 pub mod inspect;
 pub mod options;
-mod paths;
+pub mod paths;
 mod scan;
 pub mod similarity;
 mod vacuum;

@@ -1,10 +1,11 @@
 //! `ORDER BY distilface_similarity(e, q) DESC` by the index.
 //!
-//! The planner matches an access method to ascending operators only, so a hook offers the path. The
-//! order of falling similarity is the order of rising cosine distance, but for the rows that have
-//! none (NULL, a zero vector, a blank text): their similarity is NULL, and SQL puts NULL first in a
-//! descending order. `NULLS LAST` is what strategy 1, the distance, does; for `NULLS FIRST` there is
-//! strategy 2, the distance with such rows in front. So the index's order is the sort's in both.
+//! The planner matches an access method to ascending operators only, so a hook ([`crate::pg::planner`])
+//! offers the path. The order of falling similarity is the order of rising cosine distance, but for
+//! the rows that have none (NULL, a zero vector, a blank text): their similarity is NULL, and SQL puts
+//! NULL first in a descending order. `NULLS LAST` is what strategy 1, the distance, does; for `NULLS
+//! FIRST` there is strategy 2, the distance with such rows in front. So the index's order is the
+//! sort's in both.
 //!
 //! The path is an index path in its own order, under a LIMIT without a count that claims the query's
 //! order: the executor's index scan needs the operator of the index's order, and of all nodes above one
@@ -16,7 +17,7 @@ use super::vectors::Source;
 use crate::model::registry;
 use crate::pg::buffers::Logging;
 use crate::pg::index_am::is_access_method;
-use crate::pg::list::elements;
+use crate::pg::list::{elements, list_of};
 use distilface_core::page::PageStore;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -27,46 +28,34 @@ const DISTANCE: i16 = 1;
 /// The operator that orders by distance with undefined distances in front.
 pub const UNDEFINED_FIRST: u16 = 2;
 
-static mut PREVIOUS: pg_sys::set_rel_pathlist_hook_type = None;
-
-/// Installs the hook; called once, when the library is loaded.
-pub fn install() {
-    // SAFETY: the library is loaded once, on the backend's only thread.
+/// Offers the paths for an order by falling similarity.
+///
+/// # Safety
+/// The planner's own structures; `call` is a member of the order's equivalence class on the table.
+pub unsafe fn offer_order(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    pathkey: *mut pg_sys::PathKey,
+    call: *mut pg_sys::FuncExpr,
+) {
+    // SAFETY: the caller's promise.
     unsafe {
-        PREVIOUS = pg_sys::set_rel_pathlist_hook;
-        pg_sys::set_rel_pathlist_hook = Some(set_rel_pathlist);
+        if is_similarity(call) {
+            for index in elements::<pg_sys::IndexOptInfo>((*rel).indexlist) {
+                offer(root, rel, index, pathkey, call);
+            }
+        }
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn set_rel_pathlist(
-    root: *mut pg_sys::PlannerInfo,
-    rel: *mut pg_sys::RelOptInfo,
-    rti: pg_sys::Index,
-    rte: *mut pg_sys::RangeTblEntry,
-) {
-    // SAFETY: the planner's own arguments, valid during the call.
+/// Whether a call is of `distilface_similarity` with two arguments.
+unsafe fn is_similarity(call: *mut pg_sys::FuncExpr) -> bool {
+    // SAFETY: the caller's node; the name is palloc'd or null.
     unsafe {
-        if let Some(previous) = PREVIOUS {
-            previous(root, rel, rti, rte);
-        }
-        let is_table = (*rte).rtekind == pg_sys::RTEKind::RTE_RELATION
-            && (*rel).reloptkind != pg_sys::RelOptKind::RELOPT_UPPER_REL;
-        if !is_table || (*rel).indexlist.is_null() || (*root).query_pathkeys.is_null() {
-            return;
-        }
-        paths::offer_with_all_clauses(root, rel);
-        let Some(pathkey) = elements::<pg_sys::PathKey>((*root).query_pathkeys).next() else {
-            return;
-        };
-        if !is_descending(pathkey) || (*(*pathkey).pk_eclass).ec_has_volatile {
-            return;
-        }
-        for expr in member_expressions((*pathkey).pk_eclass, rel) {
-            for index in elements::<pg_sys::IndexOptInfo>((*rel).indexlist) {
-                offer(root, rel, index, pathkey, expr);
-            }
-        }
+        let name = pg_sys::get_func_name((*call).funcid);
+        !name.is_null()
+            && CStr::from_ptr(name) == c"distilface_similarity"
+            && elements::<pg_sys::Node>((*call).args).count() == 2
     }
 }
 
@@ -163,73 +152,6 @@ unsafe fn sides(
     }
 }
 
-/// The calls of `distilface_similarity` with two arguments that the order is known to be equal to,
-/// on this table.
-unsafe fn member_expressions(
-    class: *mut pg_sys::EquivalenceClass,
-    rel: *mut pg_sys::RelOptInfo,
-) -> Vec<*mut pg_sys::FuncExpr> {
-    // SAFETY: the planner's own structures.
-    unsafe {
-        elements::<pg_sys::EquivalenceMember>(members(class, rel))
-            .filter(|&member| pg_sys::bms_equal((*member).em_relids, (*rel).relids))
-            .map(|member| (*member).em_expr)
-            .filter(|&expr| (*expr.cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_FuncExpr)
-            .map(|expr| expr.cast::<pg_sys::FuncExpr>())
-            .filter(|&call| {
-                let name = pg_sys::get_func_name((*call).funcid);
-                !name.is_null()
-                    && CStr::from_ptr(name) == c"distilface_similarity"
-                    && elements::<pg_sys::Node>((*call).args).count() == 2
-            })
-            .collect()
-    }
-}
-
-#[cfg(not(feature = "pg18"))]
-pub(in crate::pg) unsafe fn members(
-    class: *mut pg_sys::EquivalenceClass,
-    _rel: *mut pg_sys::RelOptInfo,
-) -> *mut pg_sys::List {
-    // SAFETY: the planner's own structure; partitions' members are in the same list.
-    unsafe { (*class).ec_members }
-}
-
-#[cfg(feature = "pg18")]
-pub(in crate::pg) unsafe fn members(
-    class: *mut pg_sys::EquivalenceClass,
-    rel: *mut pg_sys::RelOptInfo,
-) -> *mut pg_sys::List {
-    // SAFETY: the planner's own structures; a partition's members are in a list of its own.
-    unsafe {
-        let is_partition = (*rel).reloptkind == pg_sys::RelOptKind::RELOPT_OTHER_MEMBER_REL;
-        let size = usize::try_from((*class).ec_childmembers_size).unwrap_or(0);
-        let relid = (*rel).relid as usize;
-        match is_partition && !(*class).ec_childmembers.is_null() && relid < size {
-            true => *(*class).ec_childmembers.add(relid),
-            false => (*class).ec_members,
-        }
-    }
-}
-
-/// Whether a path's first key sorts upward.
-pub(in crate::pg) unsafe fn ascending_order(pathkey: *mut pg_sys::PathKey) -> bool {
-    // SAFETY: the caller's structure; there are two orders.
-    unsafe { !is_descending(pathkey) }
-}
-
-#[cfg(not(feature = "pg18"))]
-unsafe fn is_descending(pathkey: *mut pg_sys::PathKey) -> bool {
-    // SAFETY: the planner's own structure.
-    unsafe { (*pathkey).pk_strategy == pg_sys::BTGreaterStrategyNumber as i32 }
-}
-
-#[cfg(feature = "pg18")]
-unsafe fn is_descending(pathkey: *mut pg_sys::PathKey) -> bool {
-    // SAFETY: the planner's own structure.
-    unsafe { (*pathkey).pk_cmptype == pg_sys::CompareType::COMPARE_GT }
-}
-
 /// The index path's own order: by rising distance, in the operator family that the query sorts by.
 unsafe fn ascending(pathkey: *mut pg_sys::PathKey) -> *mut pg_sys::PathKey {
     // SAFETY: a node of that type, filled from the planner's own one.
@@ -282,9 +204,4 @@ unsafe fn same_model(index: pg_sys::Oid) -> bool {
         pg_sys::index_close(relation, lock);
         same
     }
-}
-
-pub(in crate::pg) unsafe fn list_of(element: *mut std::ffi::c_void) -> *mut pg_sys::List {
-    // SAFETY: makes a list of one pointer.
-    unsafe { pg_sys::lappend(std::ptr::null_mut(), element) }
 }

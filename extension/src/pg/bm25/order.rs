@@ -1,61 +1,28 @@
 //! `ORDER BY body <@> 'title:a b'` by the index, where the query looks into several columns.
 //!
 //! The call is in its row form then (see [`super::bind`]), which is no operator that the planner could
-//! match to the index, so a hook offers the path.
+//! match to the index, so a hook ([`crate::pg::planner`]) offers the path.
 
 use super::bind::{is_row_form, match_clause};
-use crate::pg::am::similarity::{ascending_order, list_of, members};
 use crate::pg::index_am::is_access_method;
-use crate::pg::list::elements;
+use crate::pg::list::{elements, list_of};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
-static mut PREVIOUS: pg_sys::set_rel_pathlist_hook_type = None;
-
-/// Installs the hook; called once, when the library is loaded.
-pub fn install() {
-    // SAFETY: the library is loaded once, on the backend's only thread.
-    unsafe {
-        PREVIOUS = pg_sys::set_rel_pathlist_hook;
-        pg_sys::set_rel_pathlist_hook = Some(set_rel_pathlist);
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn set_rel_pathlist(
+/// Offers the paths for an order by a distance in the row form.
+///
+/// # Safety
+/// The planner's own structures; `call` is a member of the order's equivalence class on the table.
+pub unsafe fn offer_order(
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
-    rti: pg_sys::Index,
-    rte: *mut pg_sys::RangeTblEntry,
+    pathkey: *mut pg_sys::PathKey,
+    call: *mut pg_sys::FuncExpr,
 ) {
-    // SAFETY: the planner's own arguments, valid during the call.
+    // SAFETY: the caller's promise.
     unsafe {
-        if let Some(previous) = PREVIOUS {
-            previous(root, rel, rti, rte);
-        }
-        let is_table = (*rte).rtekind == pg_sys::RTEKind::RTE_RELATION
-            && (*rel).reloptkind != pg_sys::RelOptKind::RELOPT_UPPER_REL;
-        if !is_table || (*rel).indexlist.is_null() || (*root).query_pathkeys.is_null() {
-            return;
-        }
-        let Some(pathkey) = elements::<pg_sys::PathKey>((*root).query_pathkeys).next() else {
-            return;
-        };
-        if !ascending_order(pathkey) || (*(*pathkey).pk_eclass).ec_has_volatile {
-            return;
-        }
-        let calls: Vec<*mut pg_sys::Node> =
-            elements::<pg_sys::EquivalenceMember>(members((*pathkey).pk_eclass, rel))
-                .filter(|&member| pg_sys::bms_equal((*member).em_relids, (*rel).relids))
-                .map(|member| (*member).em_expr.cast::<pg_sys::Node>())
-                .filter(|&expr| {
-                    (*expr).type_ == pg_sys::NodeTag::T_FuncExpr
-                        && is_row_form((*expr.cast::<pg_sys::FuncExpr>()).funcid)
-                })
-                .collect();
-        for call in calls {
+        if is_row_form((*call).funcid) {
             for index in elements::<pg_sys::IndexOptInfo>((*rel).indexlist) {
-                offer(root, rel, index, pathkey, call);
+                offer(root, rel, index, pathkey, call.cast());
             }
         }
     }
