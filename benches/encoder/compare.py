@@ -71,7 +71,11 @@ def compare(size, directory, options, names, cores):
     peers["ONNX Runtime int8"] = OnnxRuntime(model, files, texts, "int8")
     peak = float(subprocess.run([options.bench, "--peak"], capture_output=True, text=True).stdout or 0)
 
-    results = {"peak": peak, "times": {}, "cosine": {}}
+    results = {"peak": peak, "times": {}, "cosine": {}, "stream": {}}
+    for name, width in (("ours bf16", 2), ("ours int8", 1)):
+        if name in peers:
+            count = model.matrix_bytes(width)
+            results["stream"][name] = (count, min(peers[name].ask(f"stream {count}") for _ in range(3)))
     expected = {n: [models.reference(model, t) for t in texts[n][:64 if n < "W3" else 3]] for n in names}
     for name, peer in peers.items():
         cosines = []
@@ -243,6 +247,11 @@ def report(model, texts, results, names):
         ]
         print(f"\nAMX bf16 peak {results['peak']:.2f} TFLOP/s in registers; ours reaches "
               + ", ".join(f"{n} {100 * s:.0f} %" for n, s in zip(names, shares)))
+    if "W1" in names:
+        for name, (count, ms) in results["stream"].items():
+            share = ms / results["times"]["W1"][name]
+            print(f"W1 of {name} reads {count / 1e6:.1f} MB of weights, which alone takes {ms:.2f} ms "
+                  f"({count / ms / 1e6:.1f} GB/s): {100 * share:.0f} % of its time")
     if "two threads" in results:
         print("two threads over one: " + ", ".join(f"{n} {r:.2f}" for n, r in results["two threads"].items()))
     sys.stdout.flush()

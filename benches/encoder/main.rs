@@ -3,8 +3,9 @@
 //! `encoder --packed MODEL.packed --work WORK.json [--threads N] [--kernel NAME] [--rounds N]`
 //! prints one line of JSON for each workload: its name, tokens, the median and least of the rounds
 //! in ms. With `--serve` it answers requests on standard input instead, so that a driver can take
-//! turns: a line `time NAME` gives milliseconds, `vectors NAME` the vectors as JSON. `--peak` prints
-//! AMX's TFLOP/s in registers.
+//! turns: a line `time NAME` gives milliseconds, `vectors NAME` the vectors as JSON, `stream BYTES` the
+//! milliseconds in which so many bytes of the model pass by one core. `--peak` prints AMX's TFLOP/s in
+//! registers.
 //! WORK.json is an object of workloads, each a list of texts, each a list of token ids. Without
 //! arguments (`cargo bench`) it hands over to `benches/encoder/run.sh`, the whole comparison.
 
@@ -133,7 +134,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     match options.mode {
         Mode::Report => report(options, &encoder, &work, &mut cx),
-        Mode::Serve => serve(&encoder, &work, &mut cx),
+        Mode::Serve => serve(&encoder, &work, &mut cx, bytemuck::cast_slice(&lines)),
     }
 }
 
@@ -172,10 +173,16 @@ fn serve(
     encoder: &Encoder<'_>,
     work: &BTreeMap<String, TokenBatch>,
     cx: &mut Context,
+    packed: &[u8],
 ) -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let (verb, name) = line.split_once(' ').ok_or("a request is a verb and a workload")?;
+        if verb == "stream" {
+            let bytes = name.parse::<usize>()?.min(packed.len());
+            println!("{}", peak::stream_ms(&packed[packed.len() - bytes..]));
+            continue;
+        }
         let batch = work.get(name).ok_or(format!("no workload is called {name}"))?;
         match verb {
             "time" => {

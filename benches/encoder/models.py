@@ -29,6 +29,11 @@ class Model:
     def linear(self, name):
         return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
 
+    def matrix_bytes(self, width):
+        """Of the matrices, which a query reads once, at so many bytes a weight."""
+        h, i = self.hidden, self.config["intermediate"]
+        return width * self.layers * (4 * h * h + 2 * h * i)
+
     def flops(self, lengths):
         """Of the matrix products, for texts of these lengths."""
         h, i = self.hidden, self.config["intermediate"]

@@ -1,4 +1,5 @@
-//! What the chip gives: AMX bf16 products in registers, nothing loaded or stored.
+//! What the chip gives: AMX bf16 products in registers, nothing loaded or stored; and bytes from where
+//! they lie, nothing done with them.
 
 /// TFLOP/s of this core, best of a few tries; none without AMX.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -40,6 +41,34 @@ pub fn amx_tflops() -> Option<f64> {
         best = best.max(f64::from(LOOPS) * 4.0 * 16_384.0 / ms / 1e9);
     }
     Some(best)
+}
+
+/// Milliseconds of reading these bytes once, best of a few tries: in order, and as three parts side by
+/// side, which keeps the prefetcher busy across the ends of pages.
+pub fn stream_ms(bytes: &[u8]) -> f64 {
+    let lines = bytes.as_chunks::<64>().0;
+    let third = lines.len() / 3;
+    let mut best = f64::MAX;
+    for _ in 0..10 {
+        let before = crate::processor_ms();
+        let mut sum = 0u64;
+        for line in lines {
+            sum = sum.wrapping_add(first_word(line));
+        }
+        let between = crate::processor_ms();
+        for i in 0..third {
+            for part in 0..3 {
+                sum = sum.wrapping_add(first_word(&lines[part * third + i]));
+            }
+        }
+        std::hint::black_box(sum);
+        best = best.min(between - before).min(crate::processor_ms() - between);
+    }
+    best
+}
+
+fn first_word(line: &[u8; 64]) -> u64 {
+    u64::from_le_bytes(*line.first_chunk().expect("a line has eight bytes"))
 }
 
 /// None: this is another CPU.

@@ -19,7 +19,8 @@ fi
 
 import_as() { cargo run --release --locked -p distilface-train -- import "$1" --out "$2" --precision "$3"; }
 
-if ! [ -f $work/DistilBERT-int8/model.packed ]; then
+# The packed form may have changed since.
+if ! [ $work/DistilBERT-int8/model.packed -nt src/encoder/weights.rs ]; then
   say "making a model of DistilBERT's size, and both models in int8"
   rm -rf $work/DistilBERT* $work/MiniLM-int8 $work/distilbert-source
   (cd $here && "$top/$work/venv/bin/python" -c \

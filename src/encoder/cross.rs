@@ -72,6 +72,7 @@ impl SentenceEncoder<'_> {
         let blank = self.tokenizer().is_blank(document);
         part.blank.push(blank);
         if blank {
+            part.cut.push(false);
             return;
         }
         let most = self.manifest().max_tokens;
@@ -80,7 +81,7 @@ impl SentenceEncoder<'_> {
         let cut = self.tokenizer().encode(document, most, &mut second).truncated;
         let (query, document) = (&first[1..first.len() - 1], &second[1..second.len() - 1]);
         let (q, d) = longest_first(query.len(), document.len(), most.saturating_sub(3));
-        part.truncated += usize::from(cut || (q, d) != (query.len(), document.len()));
+        part.cut.push(cut || (q, d) != (query.len(), document.len()));
         let (cls, sep) = (first[0], first[first.len() - 1]);
         let ids = [&[cls], &query[..q], &[sep], &document[..d], &[sep]];
         batch.push_pair(ids.into_iter().flatten().copied(), q + 2);

@@ -86,7 +86,10 @@ impl Pass<'_> {
         let act = slice::<S::Act>(&mut space.act, stride * width.max(d.context()));
         let qkv = slice::<S::Act>(&mut space.qkv, stride * d.qkv());
         let inner = slice::<S::Act>(&mut space.inner, inner_stride * inner_width);
-        let scratch = slice::<f32>(&mut space.scratch, S::attention_scratch(d, longest) / 4);
+        let most_inputs = width.max(d.context()).max(inner_width);
+        let product_scratch = self.weights.product_scratch(rows, most_inputs);
+        let scratch = S::attention_scratch(d, longest).max(product_scratch) / 4;
+        let scratch = slice::<f32>(&mut space.scratch, scratch);
         let mut check = || if stop() { Err(Stopped) } else { Ok(()) };
 
         let embeddings = self.weights.embeddings();
@@ -111,7 +114,7 @@ impl Pass<'_> {
             check()?;
             let layer = self.weights.layer(index);
             let input = Input { data: &*act, stride, first: 0, rows };
-            stages.linear(input, &layer.qkv, Output::Store { data: qkv, stride });
+            stages.linear(input, &layer.qkv, Output::Store { data: qkv, stride }, scratch);
             check()?;
             let mut start = 0;
             for len in lengths.clone() {
@@ -120,7 +123,7 @@ impl Pass<'_> {
             }
             check()?;
             let input = Input { data: &*act, stride, first: 0, rows };
-            stages.linear(input, &layer.out, Output::Add(x));
+            stages.linear(input, &layer.out, Output::Add(x), scratch);
             stages.layer_norm(x, &layer.attention_norm, d, act, stride);
             for first in (0..rows).step_by(inner_rows) {
                 let rows = inner_rows.min(rows - first);
@@ -129,10 +132,11 @@ impl Pass<'_> {
                     let part = start..d.inner_padded.min(start + INNER);
                     let input = Input { data: &*act, stride, first, rows };
                     let up = Output::Gelu { data: &mut *inner, stride: inner_stride };
-                    stages.linear(input, &layer.up.outputs(part.clone()), up);
+                    stages.linear(input, &layer.up.outputs(part.clone()), up, scratch);
                     let input = Input { data: &*inner, stride: inner_stride, first: 0, rows };
                     let residual = &mut x[first * width..][..rows * width];
-                    stages.linear(input, &layer.down.inputs(part), Output::Add(residual));
+                    let down = Output::Add(residual);
+                    stages.linear(input, &layer.down.inputs(part), down, scratch);
                 }
             }
             stages.layer_norm(x, &layer.output_norm, d, act, stride);
@@ -145,7 +149,8 @@ impl Pass<'_> {
 /// Bytes of buffers that a row takes, the inner layer apart, with f32 residual and bf16 activations.
 pub(crate) fn row_bytes(weights: &Weights<'_>) -> usize {
     let d = weights.dims();
-    4 * d.hidden_padded + 2 * d.hidden_padded.max(d.context()) + 2 * d.qkv()
+    let widest = d.hidden_padded.max(d.context());
+    4 * d.hidden_padded + 2 * widest + 2 * d.qkv() + weights.product_scratch(16, widest) / 16
 }
 
 /// The buffers of a pass, kept between passes and grown to the largest.

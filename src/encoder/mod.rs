@@ -14,7 +14,8 @@
 //! - Nothing allocates in proportion to the number of texts but the results.
 //! - Blank text has no vector, never a zero one.
 //!
-//! `reference` is the same pass on candle in f32, behind the feature `candle`.
+//! `reference` is the same pass on candle in f32, behind the feature `candle`; with the feature `cuda`
+//! it runs on a GPU, from the packed weights (`unpack`).
 //!
 //! The folder's README draws the packed bytes and says how each stage is computed.
 
@@ -30,6 +31,8 @@ mod reference;
 mod sentence;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "candle")]
+mod unpack;
 mod weights;
 
 pub use batch::TokenBatch;
@@ -40,7 +43,7 @@ pub use kernels::Kernel;
 pub(crate) use kernels::enter_tiles;
 pub use model::{Encoder, Normalization};
 #[cfg(feature = "candle")]
-pub use reference::{Reference, ReferenceError};
+pub use reference::{Reference, ReferenceError, cuda_device};
 pub use sentence::{Embedded, InputKind, SentenceEncoder, pack_model, pack_model_with};
 pub use weights::{Weights, pack_weights};
 

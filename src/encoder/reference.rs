@@ -6,7 +6,7 @@
 //! padding. Weights are the unpacked f32 ones.
 
 use super::pool::{l2_normalize, share};
-use super::{EncodeError, Normalization, TokenBatch};
+use super::{EncodeError, Normalization, SentenceEncoder, TokenBatch};
 use crate::model::{Config, ModelError, Pooling, Tensors};
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 
@@ -50,7 +50,31 @@ struct Layer {
     output_norm: Affine,
 }
 
+/// The first CUDA device.
+///
+/// # Errors
+/// What the driver says where there is none, and candle's own word where it was built without the
+/// feature `cuda`.
+pub fn cuda_device() -> Result<Device, ReferenceError> {
+    Ok(Device::new_cuda(0)?)
+}
+
 impl Reference {
+    /// An encoder of a packed model's weights, pooling and normalization.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_packed(
+        model: &SentenceEncoder<'_>,
+        device: &Device,
+    ) -> Result<Reference, ReferenceError> {
+        let manifest = model.manifest();
+        let normalization =
+            if manifest.normalize { Normalization::L2 } else { Normalization::None };
+        let weights = model.encoder().weights();
+        Reference::new(&manifest.encoder, weights, manifest.pooling, normalization, device)
+    }
+
     /// Copies the tensors to `device`.
     ///
     /// # Errors
@@ -213,8 +237,9 @@ fn linear(x: &Tensor, a: &Affine) -> CandleResult<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{cosine, fixtures, real_model, sts_sentences};
-    use super::super::{Context, SentenceEncoder, pack_model};
+    use super::super::{Context, Encoder, InputKind, Weights, pack_model, pack_weights};
     use super::*;
+    use crate::model::Precision;
 
     #[test]
     fn f32_reference_gives_the_fixtures_vectors_padded_or_not() {
@@ -235,11 +260,39 @@ mod tests {
     }
 
     #[test]
-    fn bf16_vectors_stay_close_to_f32_on_real_sentences() {
+    fn packed_weights_give_the_same_vectors_on_a_device_of_candle() {
+        let Some(model) = real_model() else { return };
+        let packed = pack_model(&model).expect("the model packs");
+        let block = super::super::tests::Aligned::new(&packed);
+        let encoder = SentenceEncoder::from_packed(block.bytes(packed.len())).expect("it opens");
+        let reference = Reference::from_packed(&encoder, &Device::Cpu).expect("all tensors");
+        let long = "word ".repeat(1000);
+        let texts = ["Geese fly south.", " ", &long, "A ship sails at dawn, slowly."];
+        let got = encoder
+            .embed_on(&reference, &texts, InputKind::Passage, 2048, &mut || false)
+            .expect("in range");
+        let expected =
+            encoder.embed(&texts, InputKind::Passage, &mut Context::new(1)).expect("in range");
+        assert_eq!((got.len(), got.truncated, got.is_cut(2)), (4, 1, true));
+        for (i, pair) in got.vectors().zip(expected.vectors()).enumerate() {
+            match pair {
+                (Some(a), Some(b)) => assert!(cosine(a, b) > 0.9999, "text {i}"),
+                (a, b) => assert!(a.is_none() && b.is_none() && i == 1, "text {i}"),
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_stay_close_to_f32_on_real_sentences() {
         let (Some(model), Some(sentences)) = (real_model(), sts_sentences(300)) else { return };
         let packed = pack_model(&model).expect("the model packs");
         let block = super::super::tests::Aligned::new(&packed);
         let encoder = SentenceEncoder::from_packed(block.bytes(packed.len())).expect("it opens");
+        let weights = pack_weights(&model.manifest().encoder, &model, Precision::Int8)
+            .expect("the model packs");
+        let int8 = super::super::tests::Aligned::new(&weights);
+        let int8 = Weights::from_bytes(int8.bytes(weights.len())).expect("it opens");
+        let int8 = Encoder::new(int8, Pooling::Mean, Normalization::L2);
         let mut texts = TokenBatch::new();
         for sentence in &sentences {
             texts.push_with(|ids| encoder.tokenizer().encode(sentence, 256, ids));
@@ -253,12 +306,17 @@ mod tests {
         )
         .expect("the model has all tensors");
         let expected = reference.encode(&texts, 2048, &mut || false).expect("in range");
-        let got = encoder.encoder().encode(&texts, &mut Context::new(1)).expect("in range");
-        let cosines: Vec<f64> =
-            got.chunks(384).zip(expected.chunks(384)).map(|(a, b)| cosine(a, b)).collect();
-        let least = cosines.iter().copied().fold(1.0, f64::min);
-        let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-        eprintln!("{} sentences: cosine mean {mean:.6} least {least:.6}", cosines.len());
-        assert!(mean >= 0.9999 && least >= 0.9995, "mean {mean}, least {least}");
+        for (encoder, mean_bound, least_bound) in
+            [(encoder.encoder(), 0.9999, 0.9995), (&int8, 0.999, 0.995)]
+        {
+            let got = encoder.encode(&texts, &mut Context::new(1)).expect("in range");
+            let cosines: Vec<f64> =
+                got.chunks(384).zip(expected.chunks(384)).map(|(a, b)| cosine(a, b)).collect();
+            let least = cosines.iter().copied().fold(1.0, f64::min);
+            let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
+            let precision = encoder.weights().precision();
+            eprintln!("{precision:?}: cosine mean {mean:.6} least {least:.6}");
+            assert!(mean >= mean_bound && least >= least_bound, "{precision:?}: {mean}, {least}");
+        }
     }
 }

@@ -36,7 +36,9 @@ pub struct Embedded {
     /// For each text the number of its vector in `values`.
     place: Vec<Option<usize>>,
     dimensions: usize,
-    /// Texts that were longer than the model takes and were cut.
+    /// For each text whether it was longer than the model takes and was cut.
+    cut: Vec<bool>,
+    /// How many were.
     pub truncated: usize,
     /// Tokens that were computed.
     pub tokens: usize,
@@ -62,9 +64,42 @@ impl Embedded {
         self.place[i].map(|at| &self.values[at * self.dimensions..][..self.dimensions])
     }
 
+    /// Whether text `i` was longer than the model takes and was cut.
+    ///
+    /// # Panics
+    /// If there is no text `i`.
+    pub fn is_cut(&self, i: usize) -> bool {
+        self.cut[i]
+    }
+
     /// All vectors in the texts' order.
     pub fn vectors(&self) -> impl ExactSizeIterator<Item = Option<&[f32]>> {
         (0..self.len()).map(|i| self.vector(i))
+    }
+
+    /// The parts of a call, end to end.
+    fn of(parts: Vec<Part>, dimensions: usize) -> Embedded {
+        let texts = parts.iter().map(|part| part.blank.len()).sum();
+        let mut all = Embedded {
+            values: Vec::with_capacity(texts * dimensions),
+            place: Vec::with_capacity(texts),
+            dimensions,
+            cut: Vec::with_capacity(texts),
+            truncated: 0,
+            tokens: 0,
+        };
+        let mut next = 0;
+        for part in parts {
+            all.values.extend_from_slice(&part.values);
+            all.truncated += part.cut.iter().filter(|&&cut| cut).count();
+            all.cut.extend(part.cut);
+            all.tokens += part.tokens;
+            for blank in part.blank {
+                all.place.push((!blank).then_some(next));
+                next += usize::from(!blank);
+            }
+        }
+        all
     }
 }
 
@@ -156,6 +191,28 @@ impl<'m> SentenceEncoder<'m> {
         self.encode_with(texts, 0, cx, &|text, batch, part| self.tokenize(text, input, batch, part))
     }
 
+    /// Embeds texts on another device, in groups of up to `max_batch_tokens` tokens with their padding.
+    ///
+    /// # Errors
+    /// As [`Reference::encode`](super::Reference::encode).
+    #[cfg(feature = "candle")]
+    pub fn embed_on(
+        &self,
+        device: &super::Reference,
+        texts: &[&str],
+        input: InputKind,
+        max_batch_tokens: usize,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Embedded, super::ReferenceError> {
+        let (mut batch, mut part) = (TokenBatch::new(), Part::default());
+        for text in texts {
+            self.tokenize(text, input, &mut batch, &mut part);
+        }
+        part.tokens = batch.tokens();
+        part.values = device.encode(&batch, max_batch_tokens, stop)?;
+        Ok(Embedded::of(vec![part], self.manifest.dimensions))
+    }
+
     /// Encodes what `tokenize` makes of each text, of about `more` bytes more than the text has.
     pub(super) fn encode_with(
         &self,
@@ -186,25 +243,7 @@ impl<'m> SentenceEncoder<'m> {
             desk.batch = batch;
             result.map(|()| part)
         })?;
-        let dimensions = self.manifest.dimensions;
-        let mut all = Embedded {
-            values: Vec::with_capacity(texts.len() * dimensions),
-            place: Vec::with_capacity(texts.len()),
-            dimensions,
-            truncated: 0,
-            tokens: 0,
-        };
-        let mut next = 0;
-        for part in parts {
-            all.values.extend_from_slice(&part.values);
-            all.truncated += part.truncated;
-            all.tokens += part.tokens;
-            for blank in part.blank {
-                all.place.push((!blank).then_some(next));
-                next += usize::from(!blank);
-            }
-        }
-        Ok(all)
+        Ok(Embedded::of(parts, self.manifest.dimensions))
     }
 
     /// Appends a text's ids to the batch unless it is blank.
@@ -216,6 +255,7 @@ impl<'m> SentenceEncoder<'m> {
         let blank = self.tokenizer.is_blank(text);
         part.blank.push(blank);
         if blank {
+            part.cut.push(false);
             return;
         }
         let most = self.manifest.max_tokens;
@@ -226,7 +266,7 @@ impl<'m> SentenceEncoder<'m> {
                 self.tokenizer.encode(&format!("{prompt}{text}"), most, ids)
             }
         });
-        part.truncated += usize::from(encoded.truncated);
+        part.cut.push(encoded.truncated);
     }
 }
 
@@ -235,7 +275,7 @@ impl<'m> SentenceEncoder<'m> {
 pub(super) struct Part {
     values: Vec<f32>,
     pub(super) blank: Vec<bool>,
-    pub(super) truncated: usize,
+    pub(super) cut: Vec<bool>,
     tokens: usize,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Packing happens once, when a model is built; opening is a check of the header and of the length.
 //! All sizes are rounded up to whole tiles of 32, so that no kernel has an edge to treat; the
-//! padding holds zeros and changes no sum. Every matrix is in bf16, or in int8, in the order that AMX's
-//! `tdpbf16ps` and AVX-512's widening loads both want (see [`Matrix`]), so one file serves every
+//! padding holds zeros and changes no sum. Every matrix is in bf16 or in int8, in the order of AMX's
+//! tiles, which every other CPU's kernels read as well (see [`Matrix`]), so one file serves every
 //! CPU. Folded in at packing: 1/√d and log₂e into the query projection (the attention works with
 //! powers of two), Q, K and V into one matrix. The bytes are drawn in this folder's README.
 
@@ -19,6 +19,8 @@ const ALIGN: usize = 64;
 pub(crate) const TILE: usize = 32;
 /// Values of an embedding row that share a scale.
 const GROUP: usize = 32;
+/// Inputs of a step of int8 codes.
+pub(crate) const CODES_A_STEP: usize = 64;
 
 /// Sizes as computed with: what the configuration says, rounded up to whole tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,17 +71,19 @@ impl Dims {
     }
 }
 
-/// A linear layer's weights, `n` outputs by `k` inputs, both multiples of 32.
+/// A linear layer's weights, `n` outputs by `k` inputs, multiples of 32; int8's inputs of 64.
 ///
-/// Panels of 32 outputs follow one another; a panel is a row of `k / 32` steps, a step two tiles of
-/// 16 outputs each, a tile 16 rows of 64 bytes. Row r of a tile holds, for its 16 outputs in turn,
-/// the weights of inputs 2r and 2r + 1 of the step's 32.
+/// Panels of 32 outputs follow one another; a panel is a row of steps, a step two tiles of 16 outputs
+/// each, a tile 16 rows of 64 bytes. In bf16 a step is 32 inputs, and row r of a tile holds, for its
+/// 16 outputs in turn, the weights of inputs 2r and 2r + 1. In int8 a step is 64 inputs, and row r
+/// holds those of inputs 4r to 4r + 3.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'m> {
     pub values: Values<'m>,
     pub n: usize,
     pub k: usize,
-    /// The first input that takes part, and how many do: multiples of 32.
+    /// The first input that takes part, and how many do: the first is at a step's start, their number
+    /// a multiple of 32.
     pub from: usize,
     pub inputs: usize,
 }
@@ -88,7 +92,7 @@ pub(crate) struct Matrix<'m> {
 #[derive(Clone, Copy)]
 pub(crate) enum Values<'m> {
     Bf16(&'m [u16]),
-    /// Codes, and for each output what a code of 1 stands for. A tile's rows are 32 bytes.
+    /// Codes, and for each output what a code of 1 stands for.
     Int8 {
         codes: &'m [i8],
         scales: &'m [f32],
@@ -122,8 +126,13 @@ pub(crate) struct Linear<'m> {
 }
 
 impl<'m> Linear<'m> {
-    pub(crate) fn new(values: Values<'m>, n: usize, k: usize, bias: &'m [f32]) -> Linear<'m> {
-        Linear { weight: Matrix { values, n, k, from: 0, inputs: k }, bias: Some(bias) }
+    /// `n` outputs by `inputs` inputs.
+    pub(crate) fn new(values: Values<'m>, n: usize, inputs: usize, bias: &'m [f32]) -> Linear<'m> {
+        let k = match values {
+            Values::Bf16(_) => inputs,
+            Values::Int8 { .. } => inputs.next_multiple_of(CODES_A_STEP),
+        };
+        Linear { weight: Matrix { values, n, k, from: 0, inputs }, bias: Some(bias) }
     }
 
     /// The part that gives the outputs of `range`, which starts and ends at multiples of 32.
@@ -140,8 +149,8 @@ impl<'m> Linear<'m> {
         Linear { weight: Matrix { values, n: range.len(), ..w }, bias }
     }
 
-    /// The part that takes the inputs of `range`, which starts and ends at multiples of 32. The
-    /// bias goes with the first.
+    /// The part that takes the inputs of `range`, which starts at a step's start and ends at a
+    /// multiple of 32. The bias goes with the first.
     pub(crate) fn inputs(&self, range: Range<usize>) -> Linear<'m> {
         let bias = if range.start == 0 { self.bias } else { None };
         let weight = Matrix { from: range.start, inputs: range.len(), ..self.weight };
@@ -195,9 +204,9 @@ impl<'m> Weights<'m> {
         }
         let precision = match word(2) {
             1 => Precision::Bf16,
-            2 => Precision::Int8,
+            3 => Precision::Int8,
             other => {
-                return Err(bad("a precision code of 1 (bf16) or 2 (int8)", other.to_string()));
+                return Err(bad("a precision code of 1 (bf16) or 3 (int8)", other.to_string()));
             }
         };
         let config = Config {
@@ -258,6 +267,15 @@ impl<'m> Weights<'m> {
     /// How the linear layers are stored: bf16 or int8.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Bytes of scratch that products of `rows` rows of up to `inputs` inputs need; see
+    /// [`codes_scratch`](super::kernels::codes_scratch).
+    pub(crate) fn product_scratch(&self, rows: usize, inputs: usize) -> usize {
+        match self.precision {
+            Precision::Int8 => super::kernels::codes_scratch(rows, inputs),
+            _ => 0,
+        }
     }
 
     pub(crate) fn dims(&self) -> &Dims {
@@ -402,7 +420,7 @@ pub fn pack_weights(
 fn precision_code(precision: Precision) -> Result<u32, ModelError> {
     match precision {
         Precision::Bf16 => Ok(1),
-        Precision::Int8 => Ok(2),
+        Precision::Int8 => Ok(3),
         Precision::F32 => Err(ModelError::Unsupported {
             part: "precision of packed weights",
             expected: "bf16 or int8",
@@ -511,12 +529,13 @@ impl Source<'_> {
                 put_f32(out, place.scales.start + 4 * n, &[scale]);
             }
             for (col, &v) in values.iter().enumerate() {
-                let at = position(n, input(col), k);
                 if precision == Precision::Int8 {
+                    let at = position(n, input(col), k.next_multiple_of(CODES_A_STEP), 1);
                     out[place.values.start + at] = (v / scale).round() as i8 as u8;
                 } else {
+                    let at = position(n, input(col), k, 2);
                     let bytes = to_bf16(v).to_le_bytes();
-                    out[place.values.start + 2 * at..][..2].copy_from_slice(&bytes);
+                    out[place.values.start + at..][..2].copy_from_slice(&bytes);
                 }
             }
         }
@@ -541,12 +560,14 @@ fn put_f32(out: &mut [u8], at: usize, values: &[f32]) {
     }
 }
 
-/// Where the value of output `n` for input `k` is among a matrix's values, in the order of
+/// The byte at which the value of output `n` for input `k` begins, of `width` bytes, in the order of
 /// [`Matrix`].
-fn position(n: usize, k: usize, inputs: usize) -> usize {
-    let step = (n / 32) * (inputs / 32) + k / 32;
+pub(super) fn position(n: usize, k: usize, inputs: usize, width: usize) -> usize {
+    let (inputs_a_step, inputs_a_row) = (64 / width, 4 / width);
+    let step = (n / 32) * (inputs / inputs_a_step) + k / inputs_a_step;
     let tile = 2 * step + (n % 32) / 16;
-    512 * tile + 32 * ((k % 32) / 2) + 2 * (n % 16) + k % 2
+    let row = (k % inputs_a_step) / inputs_a_row;
+    1024 * tile + 64 * row + 4 * (n % 16) + width * (k % inputs_a_row)
 }
 
 /// Hands out consecutive ranges at multiples of 64. Sizes are bounded by [`Config::check`], far below
@@ -566,7 +587,7 @@ impl Cursor {
 
     fn linear(&mut self, precision: Precision, n: usize, k: usize) -> Place {
         let int8 = precision == Precision::Int8;
-        let values = self.take(if int8 { n * k } else { 2 * n * k });
+        let values = self.take(if int8 { n * k.next_multiple_of(CODES_A_STEP) } else { 2 * n * k });
         let scales = self.take(if int8 { 4 * n } else { 0 });
         Place { values, scales, bias: self.take(4 * n) }
     }

@@ -19,18 +19,18 @@ pub(super) fn attention_scratch(d: &Dims, longest: usize) -> usize {
 }
 
 /// What happens to a product's sums, bias added.
-trait Finish<L: Lanes>: Copy {
+pub(super) trait Finish<L: Lanes>: Copy {
     /// # Safety
     /// `row` and `N` columns from `col` lie inside the output; otherwise as for [`Lanes`].
     unsafe fn put(self, row: usize, col: usize, v: L::V);
 }
 
 #[derive(Clone, Copy)]
-struct Store(*mut f32, usize);
+pub(super) struct Store(pub *mut f32, pub usize);
 #[derive(Clone, Copy)]
-struct Gelu(*mut f32, usize);
+pub(super) struct Gelu(pub *mut f32, pub usize);
 #[derive(Clone, Copy)]
-struct Add(*mut f32, usize);
+pub(super) struct Add(pub *mut f32, pub usize);
 
 impl<L: Lanes> Finish<L> for Store {
     #[inline(always)]
@@ -73,6 +73,7 @@ pub(super) unsafe fn linear<L: Lanes, const C: usize>(
     let (n, k, inputs) = (w.n, w.k, w.inputs);
     assert!(input.data.len() >= (input.first + input.rows) * inputs, "product: input is too short");
     assert!(w.is_whole(), "product: weights");
+    let Values::Bf16(tiles) = w.values else { panic!("product: int8 weights go another way") };
     assert!(layer.bias.is_none_or(|b| b.len() == n), "product: bias");
     assert!([n, k, w.from, inputs].iter().all(|s| s.is_multiple_of(32)) && 32 % (C * L::N) == 0);
     let len = match &output {
@@ -84,12 +85,12 @@ pub(super) unsafe fn linear<L: Lanes, const C: usize>(
     unsafe {
         match output {
             Output::Store { data, .. } => {
-                product::<L, _, C>(input, layer, Store(data.as_mut_ptr(), n));
+                product::<L, _, C>(input, layer, tiles, Store(data.as_mut_ptr(), n));
             }
             Output::Gelu { data, .. } => {
-                product::<L, _, C>(input, layer, Gelu(data.as_mut_ptr(), n));
+                product::<L, _, C>(input, layer, tiles, Gelu(data.as_mut_ptr(), n));
             }
-            Output::Add(x) => product::<L, _, C>(input, layer, Add(x.as_mut_ptr(), n)),
+            Output::Add(x) => product::<L, _, C>(input, layer, tiles, Add(x.as_mut_ptr(), n)),
         }
     }
 }
@@ -98,6 +99,7 @@ pub(super) unsafe fn linear<L: Lanes, const C: usize>(
 unsafe fn product<L: Lanes, F: Finish<L>, const C: usize>(
     input: Input<'_, f32>,
     layer: &Linear<'_>,
+    tiles: &[u16],
     finish: F,
 ) {
     let (n, k) = (layer.weight.n, layer.weight.inputs);
@@ -109,15 +111,15 @@ unsafe fn product<L: Lanes, F: Finish<L>, const C: usize>(
             unsafe {
                 let a = input.data.as_ptr().add((input.first + row) * k);
                 row += if L::ROWS >= 12 && left >= 12 {
-                    block::<L, F, 12, C>(a, layer, row, col, finish)
+                    block::<L, F, 12, C>(a, layer, tiles, row, col, finish)
                 } else if L::ROWS >= 6 && left >= 6 {
-                    block::<L, F, 6, C>(a, layer, row, col, finish)
+                    block::<L, F, 6, C>(a, layer, tiles, row, col, finish)
                 } else if left >= 4 {
-                    block::<L, F, 4, C>(a, layer, row, col, finish)
+                    block::<L, F, 4, C>(a, layer, tiles, row, col, finish)
                 } else if left >= 2 {
-                    block::<L, F, 2, C>(a, layer, row, col, finish)
+                    block::<L, F, 2, C>(a, layer, tiles, row, col, finish)
                 } else {
-                    block::<L, F, 1, C>(a, layer, row, col, finish)
+                    block::<L, F, 1, C>(a, layer, tiles, row, col, finish)
                 };
             }
         }
@@ -129,11 +131,12 @@ unsafe fn product<L: Lanes, F: Finish<L>, const C: usize>(
 unsafe fn block<L: Lanes, F: Finish<L>, const R: usize, const C: usize>(
     a: *const f32,
     layer: &Linear<'_>,
+    tiles: &[u16],
     row: usize,
     col: usize,
     finish: F,
 ) -> usize {
-    let Matrix { values, k: panel_inputs, from, inputs: k, .. } = layer.weight;
+    let Matrix { k: panel_inputs, from, inputs: k, .. } = layer.weight;
     // SAFETY: `product` keeps rows, columns and k inside the operands.
     unsafe {
         let panel = ((col / 32) * panel_inputs + from) * 32;
@@ -146,10 +149,7 @@ unsafe fn block<L: Lanes, F: Finish<L>, const R: usize, const C: usize>(
                 for c in 0..C {
                     let within = col % 32 + c * L::N;
                     let at = at + (within / 16) * 512 + 2 * (within % 16);
-                    (even[c], odd[c]) = match values {
-                        Values::Bf16(tiles) => L::load_bf16_pairs(tiles.as_ptr().add(at)),
-                        Values::Int8 { codes, .. } => L::load_i8_pairs(codes.as_ptr().add(at)),
-                    };
+                    (even[c], odd[c]) = L::load_bf16_pairs(tiles.as_ptr().add(at));
                 }
                 let a = a.add(step * 32 + pair * 2);
                 for (r, sums) in acc.iter_mut().enumerate() {
@@ -166,12 +166,8 @@ unsafe fn block<L: Lanes, F: Finish<L>, const R: usize, const C: usize>(
                 Some(bias) => L::load(bias.as_ptr().add(col + c * L::N)),
                 None => L::splat(0.0),
             };
-            let scale = match values {
-                Values::Bf16(_) => L::splat(1.0),
-                Values::Int8 { scales, .. } => L::load(scales.as_ptr().add(col + c * L::N)),
-            };
             for (r, sums) in acc.iter().enumerate() {
-                finish.put(row + r, col + c * L::N, L::mul_add(sums[c], scale, bias));
+                finish.put(row + r, col + c * L::N, L::add(sums[c], bias));
             }
         }
     }

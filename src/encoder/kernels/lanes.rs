@@ -26,8 +26,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn store(p: *mut f32, v: Self::V);
     /// `2 N` bf16 from `p`: those at even and those at odd places, widened.
     unsafe fn load_bf16_pairs(p: *const u16) -> (Self::V, Self::V);
-    /// The same from `2 N` int8.
-    unsafe fn load_i8_pairs(p: *const i8) -> (Self::V, Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -149,12 +147,6 @@ impl Lanes for Portable {
         // SAFETY: the caller says that eight values are readable.
         let w = unsafe { p.cast::<[u16; 8]>().read_unaligned() };
         ([0, 2, 4, 6].map(|i| from_bf16(w[i])), [1, 3, 5, 7].map(|i| from_bf16(w[i])))
-    }
-    #[inline(always)]
-    unsafe fn load_i8_pairs(p: *const i8) -> (Self::V, Self::V) {
-        // SAFETY: the caller says that eight values are readable.
-        let w = unsafe { p.cast::<[i8; 8]>().read_unaligned() };
-        ([0, 2, 4, 6].map(|i| f32::from(w[i])), [1, 3, 5, 7].map(|i| f32::from(w[i])))
     }
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {

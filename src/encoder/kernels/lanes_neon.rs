@@ -1,5 +1,6 @@
 //! [`Lanes`] on 64-bit ARM: 4 lanes of NEON, which every such CPU has.
 
+use super::integer::Dots;
 use super::lanes::Lanes;
 use std::arch::aarch64::*;
 
@@ -33,11 +34,6 @@ impl Lanes for Neon {
             let odd = vandq_u32(w, vdupq_n_u32(0xffff_0000));
             (vreinterpretq_f32_u32(vshlq_n_u32::<16>(w)), vreinterpretq_f32_u32(odd))
         };
-        load_i8_pairs(p: *const i8) -> (float32x4_t, float32x4_t) = {
-            let w = vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p)));
-            let even = vshrq_n_s32::<16>(vshlq_n_s32::<16>(w));
-            (vcvtq_f32_s32(even), vcvtq_f32_s32(vshrq_n_s32::<16>(w)))
-        };
         add(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
         sub(a: float32x4_t, b: float32x4_t) -> float32x4_t = vsubq_f32(a, b);
         mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
@@ -51,5 +47,25 @@ impl Lanes for Neon {
         };
         sum(a: float32x4_t) -> f32 = vaddvq_f32(a);
         top(a: float32x4_t) -> f32 = vmaxvq_f32(a);
+    }
+}
+
+impl Dots for Neon {
+    type L = Neon;
+    type I = int32x4_t;
+    type W = int16x8_t;
+    const ROWS: usize = 3;
+
+    method! {
+        zero() -> int32x4_t = vdupq_n_s32(0);
+        load(p: *const i8) -> int16x8_t = vmovl_s8(vld1_s8(p));
+        dot(sum: int32x4_t, w: int16x8_t, x: *const i16) -> int32x4_t = {
+            // Each of two outputs: four products, added in pairs.
+            let x = vld1_s16(x);
+            let low = vmull_s16(vget_low_s16(w), x);
+            let high = vmull_s16(vget_high_s16(w), x);
+            vaddq_s32(sum, vpaddq_s32(low, high))
+        };
+        fold(low: int32x4_t, high: int32x4_t) -> float32x4_t = vcvtq_f32_s32(vpaddq_s32(low, high));
     }
 }

@@ -36,11 +36,6 @@ impl Lanes for Avx512 {
             let odd = _mm512_and_si512(w, _mm512_set1_epi32(0xffff_0000_u32 as i32));
             (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(w)), _mm512_castsi512_ps(odd))
         };
-        load_i8_pairs(p: *const i8) -> (__m512, __m512) = {
-            let w = _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast()));
-            let even = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(w));
-            (_mm512_cvtepi32_ps(even), _mm512_cvtepi32_ps(_mm512_srai_epi32::<16>(w)))
-        };
         add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
@@ -67,11 +62,6 @@ impl Lanes for Avx2 {
             let w = _mm256_loadu_si256(p.cast());
             let odd = _mm256_and_si256(w, _mm256_set1_epi32(0xffff_0000_u32 as i32));
             (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(w)), _mm256_castsi256_ps(odd))
-        };
-        load_i8_pairs(p: *const i8) -> (__m256, __m256) = {
-            let w = _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast()));
-            let even = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(w));
-            (_mm256_cvtepi32_ps(even), _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(w)))
         };
         add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);

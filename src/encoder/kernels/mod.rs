@@ -7,6 +7,9 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod generic;
+mod integer;
+#[cfg(target_arch = "x86_64")]
+mod integer_x86;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod lanes_neon;
@@ -15,11 +18,12 @@ mod lanes_x86;
 #[cfg(test)]
 mod tests;
 
-use crate::encoder::weights::{Dims, Embeddings, Linear, Norm};
+use crate::encoder::weights::{Dims, Embeddings, Linear, Norm, Values};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+pub(crate) use integer::codes_scratch;
 pub(crate) use lanes::{from_bf16, to_bf16};
 
 /// This thread's AMX tiles, configured until the value is dropped.
@@ -151,12 +155,14 @@ pub(crate) trait Stages: Sized {
     fn attention_scratch(d: &Dims, longest: usize) -> usize;
     /// Word plus position rows of one text, before the norm.
     fn embed(&self, e: &Embeddings<'_>, ids: &[u32], x: &mut [f32]);
-    /// `input` times the layer's weights.
+    /// `input` times the layer's weights. For int8 weights, `scratch` holds the input's codes:
+    /// [`codes_scratch`] bytes.
     fn linear(
         &self,
         input: Input<'_, Self::Act>,
         layer: &Linear<'_>,
         output: Output<'_, Self::Act>,
+        scratch: &mut [f32],
     );
     /// Attention of the text at rows `span`, from Q, K and V side by side.
     fn attention(
@@ -180,9 +186,10 @@ pub(crate) trait Stages: Sized {
 }
 
 /// Implements [`Stages`] with the generic code: `$cols` registers of `$lanes` a block of columns,
-/// compiled with `$attr`.
+/// compiled with `$attr`; products of int8 with `$dots`, or with what `$better` finds this CPU to
+/// have beyond the set.
 macro_rules! stages {
-    ($name:ident, $kernel:expr, $lanes:ty, $cols:literal, $(#[$attr:meta])*) => {
+    ($name:ident, $kernel:expr, $lanes:ty, $cols:literal, $dots:ty, $better:expr, $(#[$attr:meta])*) => {
         pub(crate) struct $name(PhantomData<*const ()>);
 
         impl Stages for $name {
@@ -210,14 +217,41 @@ macro_rules! stages {
                 unsafe { inner(e, ids, x) }
             }
 
-            fn linear(&self, input: Input<'_, f32>, layer: &Linear<'_>, output: Output<'_, f32>) {
+            fn linear(
+                &self,
+                input: Input<'_, f32>,
+                layer: &Linear<'_>,
+                output: Output<'_, f32>,
+                scratch: &mut [f32],
+            ) {
                 $(#[$attr])*
-                unsafe fn inner(input: Input<'_, f32>, l: &Linear<'_>, output: Output<'_, f32>) {
+                unsafe fn floats(input: Input<'_, f32>, l: &Linear<'_>, output: Output<'_, f32>) {
                     // SAFETY: compiled for the set; the code checks lengths.
                     unsafe { generic::linear::<$lanes, $cols>(input, l, output) }
                 }
-                // SAFETY: `enter` made `self`, so that the CPU has the set.
-                unsafe { inner(input, layer, output) }
+                $(#[$attr])*
+                unsafe fn codes(
+                    input: Input<'_, f32>,
+                    l: &Linear<'_>,
+                    output: Output<'_, f32>,
+                    scratch: &mut [f32],
+                ) {
+                    // SAFETY: compiled for the set; the code checks lengths.
+                    unsafe { integer::linear::<$dots, $cols>(input, l, output, scratch) }
+                }
+                // SAFETY: `enter` made `self`, so that the CPU has the set; `$better` only says
+                // yes where the CPU has its own.
+                unsafe {
+                    match layer.weight.values {
+                        Values::Bf16(_) => floats(input, layer, output),
+                        Values::Int8 { .. } => {
+                            if let Some(better) = $better() {
+                                return better(input, layer, output, scratch);
+                            }
+                            codes(input, layer, output, scratch)
+                        }
+                    }
+                }
             }
 
             fn attention(
@@ -266,13 +300,20 @@ macro_rules! stages {
     };
 }
 
+/// A product of int8 weights by an instruction set of its own.
+type Codes = unsafe fn(Input<'_, f32>, &Linear<'_>, Output<'_, f32>, &mut [f32]);
+
 #[cfg(target_arch = "x86_64")]
-stages!(Avx512, Kernel::Avx512, lanes_x86::Avx512, 2, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]);
+stages!(Avx512, Kernel::Avx512, lanes_x86::Avx512, 2, integer_x86::Avx512, integer_x86::vnni512, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]);
 #[cfg(target_arch = "x86_64")]
-stages!(Avx2, Kernel::Avx2, lanes_x86::Avx2, 2, #[target_feature(enable = "avx2,fma")]);
+stages!(Avx2, Kernel::Avx2, lanes_x86::Avx2, 2, integer_x86::Avx2, integer_x86::vnni256, #[target_feature(enable = "avx2,fma")]);
 #[cfg(target_arch = "aarch64")]
-stages!(Neon, Kernel::Neon, lanes_neon::Neon, 4, #[target_feature(enable = "neon")]);
-stages!(Portable, Kernel::Portable, lanes::Portable, 2,);
+stages!(Neon, Kernel::Neon, lanes_neon::Neon, 4, lanes_neon::Neon, no_better, #[target_feature(enable = "neon")]);
+stages!(Portable, Kernel::Portable, lanes::Portable, 2, lanes::Portable, no_better,);
+
+fn no_better() -> Option<Codes> {
+    None
+}
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(crate) use amx::Amx;

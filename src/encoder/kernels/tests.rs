@@ -89,23 +89,37 @@ fn random(rng: &mut StdRng, len: usize, spread: f32) -> Vec<f32> {
     (0..len).map(|_| rng.random_range(-spread..spread)).collect()
 }
 
-/// The tile order, written down a second time.
-fn order<T: Copy>(weight: &[T], n: usize, k: usize) -> Vec<T> {
+/// The tile order, written down a second time; `width` bytes a value, zeros for inputs that are not
+/// there.
+fn order<T: Copy + Default>(weight: &[T], n: usize, k: usize, width: usize) -> Vec<T> {
     let mut tiles = Vec::new();
     for panel in 0..n / 32 {
-        for step in 0..k / 32 {
+        for step in 0..k.div_ceil(64 / width) {
             for half in 0..2 {
-                for pair in 0..16 {
+                for lane in 0..16 {
                     for col in 0..16 {
                         let row = panel * 32 + half * 16 + col;
-                        let at = row * k + step * 32 + pair * 2;
-                        tiles.extend([weight[at], weight[at + 1]]);
+                        let input = step * 64 / width + lane * 4 / width;
+                        tiles.extend((input..input + 4 / width).map(|input| {
+                            if input < k { weight[row * k + input] } else { T::default() }
+                        }));
                     }
                 }
             }
         }
     }
     tiles
+}
+
+/// A row's values as a product sees them: their codes, for int8 weights.
+fn seen(row: &[f32], int8: bool) -> Vec<f64> {
+    let top = row.iter().fold(0f32, |top, v| top.max(v.abs()));
+    let (factor, unit) = integer::row_scale(top, integer::levels(row.len()));
+    let value = |&v: &f32| match int8 {
+        true => f64::from((v * factor).round_ties_even()) * f64::from(unit),
+        false => f64::from(v),
+    };
+    row.iter().map(value).collect()
 }
 
 fn close(got: f32, expected: f64, scale: f64, error: f64, what: &str) {
@@ -149,7 +163,8 @@ fn products_are_plain_sums<S: Probe>() {
         let rounded: Vec<u16> = weight.iter().map(|&w| to_bf16(w)).collect();
         let codes: Vec<i8> = weight.iter().map(|&w| (w / 0.3 * 127.0) as i8).collect();
         let scales = random(&mut rng, n, 0.003);
-        let (tiles, packed_codes) = (order(&rounded, n, k), order(&codes, n, k));
+        let (tiles, packed_codes) = (order(&rounded, n, k, 2), order(&codes, n, k, 1));
+        let mut scratch = vec![f32::NAN; codes_scratch(rows, k) / 4];
         for int8 in [false, true] {
             let values = if int8 {
                 Values::Int8 { codes: &packed_codes, scales: &scales }
@@ -164,14 +179,24 @@ fn products_are_plain_sums<S: Probe>() {
             let acts = S::pack(&a, k, stride);
             let input = || Input { data: &acts[..], stride, first, rows };
             let out_stride = S::stride(rows);
-            let expected: Vec<f64> = (0..rows * n)
-                .map(|i| {
-                    let (row, col) = (first + i / n, i % n);
-                    let products =
-                        (0..k).map(|j| f64::from(S::round(a[row * k + j])) * weigh(col, j));
+            // Sums over parts of the inputs, whose codes are each part's own.
+            let sums = |parts: &[Range<usize>]| -> Vec<f64> {
+                let values: Vec<f32> = a.iter().map(|&v| S::round(v)).collect();
+                let seen: Vec<Vec<f64>> = values[first * k..]
+                    .chunks(k)
+                    .map(|row| {
+                        let part = |p: &Range<usize>| seen(&row[p.clone()], int8);
+                        parts.iter().flat_map(part).collect()
+                    })
+                    .collect();
+                let sum = |i: usize| {
+                    let (row, col) = (i / n, i % n);
+                    let products = seen[row].iter().enumerate().map(|(j, v)| v * weigh(col, j));
                     products.sum::<f64>() + f64::from(bias[col])
-                })
-                .collect();
+                };
+                (0..rows * n).map(sum).collect()
+            };
+            let expected = sums(std::slice::from_ref(&(0..k)));
             let check = |got: &[f32], expected: &dyn Fn(usize) -> f64, error: f64, what: &str| {
                 for (i, &got) in got.iter().enumerate() {
                     close(
@@ -184,21 +209,32 @@ fn products_are_plain_sums<S: Probe>() {
                 }
             };
             let mut out = S::pack(&vec![0.0; rows * n], n, out_stride);
-            stages.linear(input(), &layer, Output::Store { data: &mut out, stride: out_stride });
+            stages.linear(
+                input(),
+                &layer,
+                Output::Store { data: &mut out, stride: out_stride },
+                &mut scratch,
+            );
             let got = S::unpack(&out, rows, n, out_stride);
             check(&got, &|i| expected[i], S::ERROR, "sum");
-            stages.linear(input(), &layer, Output::Gelu { data: &mut out, stride: out_stride });
+            stages.linear(
+                input(),
+                &layer,
+                Output::Gelu { data: &mut out, stride: out_stride },
+                &mut scratch,
+            );
             let got = S::unpack(&out, rows, n, out_stride);
             check(&got, &|i| exact_gelu(expected[i]), S::ERROR, "gelu");
             let mut x = random(&mut rng, rows * n, 1.0);
             let before = x.clone();
-            stages.linear(input(), &layer, Output::Add(&mut x));
+            stages.linear(input(), &layer, Output::Add(&mut x), &mut scratch);
             check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "residual");
             // The same in parts: two halves of the inputs, each in two halves of the outputs.
-            if k < 64 || n < 64 {
+            if k < 96 || n < 64 {
                 continue;
             }
-            let half = k / 64 * 32;
+            let half = k / 128 * 64 + 64 * usize::from(k < 128);
+            let expected_of_parts = sums(&[0..half, half..k]);
             let mut x = before.clone();
             for part in [0..half, half..k] {
                 // A part's input is the activations of its own columns.
@@ -206,13 +242,18 @@ fn products_are_plain_sums<S: Probe>() {
                     a.chunks(k).flat_map(|row| row[part.clone()].iter().copied()).collect();
                 let acts = S::pack(&mine, part.len(), stride);
                 let input = Input { data: &acts[..], stride, first, rows };
-                stages.linear(input, &layer.inputs(part), Output::Add(&mut x));
+                stages.linear(input, &layer.inputs(part), Output::Add(&mut x), &mut scratch);
             }
-            check(&x, &|i| expected[i] + f64::from(before[i]), 2e-5, "in parts");
+            check(&x, &|i| expected_of_parts[i] + f64::from(before[i]), 2e-5, "in parts");
             let mut left = S::pack(&vec![0.0; rows * 32], 32, out_stride);
             let data = &mut left[..];
             let first_outputs = layer.outputs(0..32);
-            stages.linear(input(), &first_outputs, Output::Store { data, stride: out_stride });
+            stages.linear(
+                input(),
+                &first_outputs,
+                Output::Store { data, stride: out_stride },
+                &mut scratch,
+            );
             let got = S::unpack(&left, rows, 32, out_stride);
             check(&got, &|i| expected[i / 32 * n + i % 32], S::ERROR, "some outputs");
         }
@@ -222,6 +263,53 @@ fn products_are_plain_sums<S: Probe>() {
 #[test]
 fn every_kernel_multiplies() {
     on_every_kernel!(products_are_plain_sums);
+}
+
+/// Sums of integers are exact, so that sets differ by the rounding of the last three operations.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn every_set_of_integer_products_agrees_with_plain_ones() {
+    let mut rng = StdRng::seed_from_u64(9);
+    let sets = integer_x86::available();
+    for round in 0..60 {
+        let (rows, n, inputs) = (
+            rng.random_range(1..20),
+            32 * rng.random_range(1..4),
+            32 * rng.random_range(1..33usize),
+        );
+        let k = inputs.next_multiple_of(64);
+        let mut codes: Vec<i8> = (0..n * k).map(|_| rng.random_range(-127..=127)).collect();
+        let mut a = random(&mut rng, rows * inputs, 2.0);
+        if round % 3 == 0 {
+            // The greatest sums that there are.
+            codes.fill(if round % 2 == 0 { 127 } else { -127 });
+            a.fill(-1.5);
+        }
+        let (scales, bias) = (random(&mut rng, n, 0.01), random(&mut rng, n, 0.5));
+        let values = Values::Int8 { codes: &codes, scales: &scales };
+        let layer = Linear::new(values, n, inputs, &bias);
+        let mut scratch = vec![f32::NAN; codes_scratch(rows, inputs) / 4];
+        let mut run = |product: Codes| {
+            let mut out = vec![0.0; rows * n];
+            let input = Input { data: &a[..], stride: rows, first: 0, rows };
+            let output = Output::Store { data: &mut out, stride: rows };
+            // SAFETY: `available` gives what this CPU has; plain code runs anywhere.
+            unsafe { product(input, &layer, output, &mut scratch) };
+            out
+        };
+        let expected = run(integer::linear::<lanes::Portable, 2>);
+        for (name, product) in &sets {
+            for (i, (&got, &expected)) in run(*product).iter().zip(&expected).enumerate() {
+                close(
+                    got,
+                    f64::from(expected),
+                    0.5,
+                    1e-6,
+                    &format!("{name} {rows}x{n}x{inputs} at {i}"),
+                );
+            }
+        }
+    }
 }
 
 fn dims(hidden: usize, heads: usize) -> Dims {

@@ -17,11 +17,13 @@
 //! [`Matrix`]: crate::encoder::weights::Matrix
 
 use super::{Input, Kernel, Output, Stages};
-use crate::encoder::weights::{Dims, Embeddings, Linear, Norm};
+use crate::encoder::kernels::codes_scratch;
+use crate::encoder::weights::{Dims, Embeddings, Linear, Norm, Values};
 use attention::{Head, Tiles, attend};
-use product::{Add, Gelu, Store, product};
+use product::{Add, Finish, Gelu, Store, product};
 use rows::{embed_rows, norm_rows};
 mod attention;
+mod integer;
 mod product;
 mod rows;
 
@@ -31,17 +33,17 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Whether the CPU has AMX bf16 and AVX-512 BF16 and Linux lets this process use tiles.
+/// Whether the CPU has AMX bf16 and int8 and AVX-512 BF16 and Linux lets this process use tiles.
 pub(super) fn is_available() -> bool {
     static GRANTED: OnceLock<bool> = OnceLock::new();
     *GRANTED.get_or_init(|| {
         const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
         const XFEATURE_XTILEDATA: libc::c_long = 18;
-        const TILE_AND_BF16: u32 = 1 << 24 | 1 << 22;
+        const TILE_BF16_AND_INT8: u32 = 1 << 24 | 1 << 22 | 1 << 25;
         if !is_x86_feature_detected!("avx512bf16") || __cpuid(0).eax < 7 {
             return false;
         }
-        if __cpuid_count(7, 0).edx & TILE_AND_BF16 != TILE_AND_BF16 {
+        if __cpuid_count(7, 0).edx & TILE_BF16_AND_INT8 != TILE_BF16_AND_INT8 {
             return false;
         }
         // SAFETY: the call takes two integers and changes nothing but this process's permission.
@@ -83,13 +85,6 @@ macro_rules! tile_load {
              options(nostack, preserves_flags, readonly))
     };
 }
-/// A load of what is not needed again soon; keeps it from displacing the first cache's content.
-macro_rules! tile_stream {
-    ($t:literal, $p:expr) => {
-        asm!(concat!("tileloaddt1 tmm", $t, ", [{p} + {s}*1]"), p = in(reg) $p, s = in(reg) 64usize,
-             options(nostack, preserves_flags, readonly))
-    };
-}
 macro_rules! tile_store {
     ($t:literal, $p:expr, $stride:expr) => {
         asm!(concat!("tilestored [{p} + {s}*1], tmm", $t), p = in(reg) $p, s = in(reg) $stride,
@@ -105,7 +100,7 @@ macro_rules! tile_dot {
     };
 }
 
-use {tile_dot, tile_load, tile_store, tile_stream, tile_zero};
+use {tile_dot, tile_load, tile_store, tile_zero};
 
 impl Stages for Amx {
     type Act = u16;
@@ -143,10 +138,16 @@ impl Stages for Amx {
         unsafe { embed_rows(e, ids, x) }
     }
 
-    fn linear(&self, input: Input<'_, u16>, layer: &Linear<'_>, output: Output<'_, u16>) {
+    fn linear(
+        &self,
+        input: Input<'_, u16>,
+        layer: &Linear<'_>,
+        output: Output<'_, u16>,
+        scratch: &mut [f32],
+    ) {
         let w = &layer.weight;
-        let (n, k) = (w.n, w.k);
-        let whole = [n, k, w.from, w.inputs].iter().all(|s| s.is_multiple_of(32));
+        let n = w.n;
+        let whole = [n, w.k, w.from, w.inputs].iter().all(|s| s.is_multiple_of(32));
         assert!(whole && w.inputs > 0, "product: whole tiles");
         // Tiles are read whole: up to 15 rows past the last.
         let tail = (input.first + input.rows).next_multiple_of(16).max(input.first + 16);
@@ -160,17 +161,21 @@ impl Stages for Amx {
             }
             Output::Add(x) => assert!(x.len() >= input.rows * n, "product: output is too short"),
         }
+        if matches!(w.values, Values::Int8 { .. }) {
+            let needed = codes_scratch(input.rows, w.inputs);
+            assert!(scratch.len() * 4 >= needed, "product: scratch is too short");
+        }
         // SAFETY: `enter` made `self`: AVX-512 is there and tiles are configured. Lengths were
         // asserted.
         unsafe {
             match output {
                 Output::Store { data, stride } => {
-                    product(input, layer, Store(data.as_mut_ptr(), stride));
+                    finish_by(input, layer, scratch, Store(data.as_mut_ptr(), stride));
                 }
                 Output::Gelu { data, stride } => {
-                    product(input, layer, Gelu(data.as_mut_ptr(), stride));
+                    finish_by(input, layer, scratch, Gelu(data.as_mut_ptr(), stride));
                 }
-                Output::Add(x) => product(input, layer, Add(x.as_mut_ptr(), n)),
+                Output::Add(x) => finish_by(input, layer, scratch, Add(x.as_mut_ptr(), n)),
             }
         }
     }
@@ -218,6 +223,27 @@ impl Stages for Amx {
         assert!(act.len() >= stride * width, "layer norm: output is too short");
         // SAFETY: `enter` made `self`, so that the CPU has the set; lengths were asserted.
         unsafe { norm_rows(x, norm, d, act, stride) }
+    }
+}
+
+/// A product by the weights' numbers.
+///
+/// # Safety
+/// As for [`product`].
+unsafe fn finish_by<F: Finish>(
+    input: Input<'_, u16>,
+    layer: &Linear<'_>,
+    scratch: &mut [f32],
+    finish: F,
+) {
+    // SAFETY: the caller's promise is the same as ours.
+    unsafe {
+        match layer.weight.values {
+            Values::Bf16(tiles) => product(input, tiles, layer, finish),
+            Values::Int8 { codes, scales } => {
+                integer::product(input, codes, scales, layer, scratch, finish);
+            }
+        }
     }
 }
 
