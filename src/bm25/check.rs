@@ -183,7 +183,7 @@ fn check_postings(
     id: u64,
     report: &mut CheckReport,
 ) -> tantivy::Result<()> {
-    let (_, fields) = meta.params.schema();
+    let fields = meta.params.fields();
     for (column, field) in fields.into_iter().enumerate() {
         let index = reader.inverted_index(field)?;
         let mut terms = index.terms().stream()?;

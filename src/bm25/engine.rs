@@ -7,10 +7,10 @@
 //! [`PageDirectory::failure`] hands out.
 
 use super::error::Bm25Error;
+use super::layout::{TID_LEN, tid_from_bytes};
 use super::params::Bm25Params;
 use super::segment::{Part, SegmentMap};
-use crate::page::HeapTid;
-use crate::page::PageStore;
+use crate::page::{HeapTid, PageError, PageStore};
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
@@ -24,6 +24,8 @@ use tantivy::directory::{
 use tantivy::schema::Field;
 use tantivy::{HasLen, Index, IndexSettings, SingleSegmentIndexWriter, TantivyDocument};
 
+/// Heap TIDs that are read, and kept, together: 3 KiB, on one page or two.
+const TIDS_AT_ONCE: u32 = 512;
 /// Memory that a builder of few rows starts with.
 pub(crate) const SMALL_BUDGET: usize = 1 << 20;
 /// Memory that a builder of one row starts with; tantivy asks for no less.
@@ -71,7 +73,7 @@ pub(crate) struct SegmentBuilder {
 impl SegmentBuilder {
     /// An empty segment. `budget` sizes the term table, in bytes.
     pub(crate) fn new(params: &Bm25Params, budget: usize) -> Result<Self, Bm25Error> {
-        let (schema, fields) = params.schema();
+        let (schema, fields) = (params.schema(), params.fields());
         let directory = RamDirectory::create();
         let writer = Index::builder()
             .schema(schema)
@@ -157,11 +159,17 @@ struct Shared<S> {
     failure: Mutex<Option<Bm25Error>>,
 }
 
-/// Byte ranges that were read, kept up to a limit: a repeated query then reads no page twice.
+/// A byte range of a segment's part.
+type RangeKey = (u64, u8, usize, usize);
+
+/// Byte ranges that were read, kept up to a limit: a repeated query then reads no page twice. There
+/// are two generations: when the young one has half of the limit it becomes the old one, and what
+/// nobody asked for since is dropped.
 struct Cache {
     limit: usize,
-    bytes: usize,
-    ranges: HashMap<(u64, u8, usize, usize), OwnedBytes>,
+    young_bytes: usize,
+    young: HashMap<RangeKey, OwnedBytes>,
+    old: HashMap<RangeKey, OwnedBytes>,
 }
 
 enum Source {
@@ -202,7 +210,7 @@ impl<S: PageStore + Send + Sync + 'static> PageDirectory<S> {
         memory: Option<Arc<MemorySegment>>,
         cache_limit: usize,
     ) -> Result<Self, Bm25Error> {
-        let cache = Cache { limit: cache_limit, bytes: 0, ranges: HashMap::new() };
+        let cache = Cache::new(cache_limit);
         let shared = Shared { store, cache: Mutex::new(cache), failure: Mutex::new(None) };
         Self::assemble(Arc::new(shared), params, pages, memory)
     }
@@ -235,12 +243,11 @@ impl<S: PageStore + Send + Sync + 'static> PageDirectory<S> {
             metas.push(segment_meta(&memory.uuid, memory.tids.len()));
             segments.insert(memory.uuid.clone(), Source::Memory(memory));
         }
-        let (schema, _) = params.schema();
         let meta = tantivy::IndexMeta {
             index_settings: settings(),
             persisted_custom_extensions: Vec::new(),
             segments: Vec::new(),
-            schema,
+            schema: params.schema(),
             opstamp: 0,
             payload: None,
         };
@@ -259,6 +266,21 @@ impl<S: PageStore + Send + Sync + 'static> PageDirectory<S> {
         let mut index = Index::open(self.clone()).map_err(|error| self.explain(error))?;
         index.set_tokenizers(params.tokenizers());
         Ok(index)
+    }
+
+    /// The heap TID of a document of one of the segments.
+    pub(crate) fn tid(&self, map: &SegmentMap, doc: u32) -> Result<HeapTid, Bm25Error> {
+        let (first, at) = (doc / TIDS_AT_ONCE * TIDS_AT_ONCE, doc % TIDS_AT_ONCE);
+        let first = first.min(map.entry.docs);
+        let last = first.saturating_add(TIDS_AT_ONCE).min(map.entry.docs);
+        let range = first as usize * TID_LEN..last as usize * TID_LEN;
+        let bytes = self.shared.read(map, Part::HeapTids, range)?;
+        let bytes = bytes.get(at as usize * TID_LEN..).and_then(|bytes| bytes.first_chunk());
+        bytes.map(|bytes| tid_from_bytes(*bytes)).ok_or_else(|| {
+            let expected = "postings of documents that the segment has";
+            let got = format!("document {doc} of {}", map.entry.docs);
+            PageError::Corrupt { blkno: map.entry.map, offno: 0, expected, got }.into()
+        })
     }
 
     /// The error behind one of tantivy's.
@@ -301,43 +323,58 @@ impl<S: PageStore + Send + Sync + 'static> FileHandle for PageFile<S> {
             let message = format!("range {range:?} of {} bytes", self.len());
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
-        let key = (self.map.entry.id, self.part as u8, range.start, range.end);
-        let cached = self.shared.cache.lock().unwrap_or_else(PoisonError::into_inner).get(key);
-        if let Some(bytes) = cached {
+        self.shared.read(&self.map, self.part, range).map_err(|error| {
+            let message = error.to_string();
+            *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            io::Error::other(message)
+        })
+    }
+}
+
+impl<S: PageStore> Shared<S> {
+    /// Reads bytes of a part; the range lies within it.
+    fn read(
+        &self,
+        map: &SegmentMap,
+        part: Part,
+        range: Range<usize>,
+    ) -> Result<OwnedBytes, Bm25Error> {
+        let key = (map.entry.id, part as u8, range.start, range.end);
+        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(key);
+        if let Some(bytes) = known {
             return Ok(bytes);
         }
-        match self.map.read(&*self.shared.store, self.part, range) {
-            Ok(bytes) => {
-                let bytes = OwnedBytes::new(bytes);
-                let mut cache = self.shared.cache.lock().unwrap_or_else(PoisonError::into_inner);
-                cache.put(key, &bytes);
-                Ok(bytes)
-            }
-            Err(error) => {
-                let message = error.to_string();
-                *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Err(io::Error::other(message))
-            }
-        }
+        let bytes = OwnedBytes::new(map.read(&*self.store, part, range)?);
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).put(key, bytes.clone());
+        Ok(bytes)
     }
 }
 
 impl Cache {
-    fn get(&self, key: (u64, u8, usize, usize)) -> Option<OwnedBytes> {
-        self.ranges.get(&key).cloned()
+    fn new(limit: usize) -> Self {
+        Self { limit, young_bytes: 0, young: HashMap::new(), old: HashMap::new() }
     }
 
-    fn put(&mut self, key: (u64, u8, usize, usize), bytes: &OwnedBytes) {
-        if bytes.len() > self.limit {
+    fn get(&mut self, key: RangeKey) -> Option<OwnedBytes> {
+        if let Some(bytes) = self.young.get(&key) {
+            return Some(bytes.clone());
+        }
+        let bytes = self.old.remove(&key)?;
+        self.put(key, bytes.clone());
+        Some(bytes)
+    }
+
+    fn put(&mut self, key: RangeKey, bytes: OwnedBytes) {
+        let half = self.limit / 2;
+        if bytes.len() > half {
             return;
         }
-        // A full cache starts over: what is in use comes back with the next queries.
-        if self.bytes + bytes.len() > self.limit {
-            self.ranges.clear();
-            self.bytes = 0;
+        if self.young_bytes + bytes.len() > half {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
         }
-        self.bytes += bytes.len();
-        self.ranges.insert(key, bytes.clone());
+        self.young_bytes += bytes.len();
+        self.young.insert(key, bytes);
     }
 }
 

@@ -46,9 +46,11 @@ pub fn highlight(
     column: usize,
     style: &Highlight,
 ) -> Result<String, Bm25Error> {
-    let leaves = compile(query, params, scope.names, scope.defaults)?.leaves;
+    let mut analyzers: Vec<_> =
+        params.columns().iter().map(|column| column.config.analyzer()).collect();
+    let leaves = compile(query, params, &analyzers, scope)?.leaves;
     let config = &params.columns()[column].config;
-    let tokens = terms(text, &mut config.analyzer());
+    let tokens = terms(text, &mut analyzers[column]);
     let plain = terms(text, &mut config.unstemmed().analyzer());
     let mut marked: Vec<Range<usize>> = Vec::new();
     for leaf in &leaves {

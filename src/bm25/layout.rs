@@ -383,11 +383,37 @@ impl Meta {
         Self::parse(&guard)
     }
 
+    /// Reads the metapage with its mark.
+    pub(crate) fn load_marked(store: &impl PageStore) -> Result<(Self, MetaMark), PageError> {
+        let pin = store.pin(METAPAGE)?;
+        let guard = pin.lock_shared();
+        Ok((Self::parse(&guard)?, MetaMark::of(&guard)))
+    }
+
     /// Draws a serial number; the caller writes the metapage.
     pub(crate) fn draw_serial(&mut self) -> u64 {
         let serial = self.next_serial;
         self.next_serial += 1;
         serial
+    }
+}
+
+/// The head of a metapage, the checksum of all of it included: while it stays the same, so does what
+/// the metapage says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MetaMark([u8; META_FIXED]);
+
+impl MetaMark {
+    fn of(page: &[u8]) -> Self {
+        let head = page.first_chunk::<META_FIXED>().expect("a page is longer than the fixed part");
+        Self(*head)
+    }
+
+    /// Reads the mark alone, which verifies nothing.
+    pub(crate) fn read(store: &impl PageStore) -> Result<Self, PageError> {
+        let pin = store.pin(METAPAGE)?;
+        let guard = pin.lock_shared();
+        Ok(Self::of(&guard))
     }
 }
 

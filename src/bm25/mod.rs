@@ -6,7 +6,7 @@
 //! memory. [`maintain`] turns the list into a segment past a limit, merges segments of a size (eight
 //! at a time, so that a row is rewritten about log₈ N times), and lets vacuum mark rows dead and
 //! rewrite segments with many of them. [`view`] is what a scan sees, [`search`] how it finds rows,
-//! [`query`] what it may ask.
+//! [`row`] how a row's texts alone are scored, [`query`] what may be asked.
 //!
 //! Invariants: a page is written once between being allocated and being freed, but for the pending
 //! list's last page, the dead lists and the lists of free pages; the metapage alone says what
@@ -27,6 +27,7 @@ mod maintain;
 mod params;
 mod pending;
 pub mod query;
+mod row;
 mod search;
 mod segment;
 mod statistics;

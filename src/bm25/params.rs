@@ -101,19 +101,22 @@ impl Bm25Params {
         Self::new(self.columns, k1, b)
     }
 
-    /// tantivy's schema: a text field a column, named by its number, with positions.
-    pub(crate) fn schema(&self) -> (Schema, Vec<Field>) {
+    /// The columns' fields in [`Bm25Params::schema`].
+    pub(crate) fn fields(&self) -> Vec<Field> {
+        (0..self.columns.len() as u32).map(Field::from_field_id).collect()
+    }
+
+    /// tantivy's schema: a text field a column, in their order, named by its number, with positions.
+    pub(crate) fn schema(&self) -> Schema {
         let mut builder = Schema::builder();
-        let fields = (0..self.columns.len())
-            .map(|column| {
-                let name = field_name(column);
-                let indexing = TextFieldIndexing::default()
-                    .set_tokenizer(&name)
-                    .set_index_option(IndexRecordOption::WithFreqsAndPositions);
-                builder.add_text_field(&name, TextOptions::default().set_indexing_options(indexing))
-            })
-            .collect();
-        (builder.build(), fields)
+        for column in 0..self.columns.len() {
+            let name = field_name(column);
+            let indexing = TextFieldIndexing::default()
+                .set_tokenizer(&name)
+                .set_index_option(IndexRecordOption::WithFreqsAndPositions);
+            builder.add_text_field(&name, TextOptions::default().set_indexing_options(indexing));
+        }
+        builder.build()
     }
 
     /// The columns' analyzers under their fields' names.

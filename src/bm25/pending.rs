@@ -14,7 +14,7 @@ use super::layout::{
     Filling, HEADER_LEN, Header, Kind, Link, METAPAGE, Meta, NIL, ROOM, TID_LEN, get_u32, get_u64,
     put_u32, put_u64, tid_from_bytes, tid_to_bytes, with_page,
 };
-use crate::page::{BlockNumber, HeapTid, PageError, PageStore, PageTxn};
+use crate::page::{BlockNumber, HeapTid, PageError, PagePin, PageStore, PageTxn};
 
 /// Longest row that can be indexed, in bytes of its texts.
 pub const MAX_ROW_BYTES: usize = 512 << 20;
@@ -239,19 +239,34 @@ fn write_overflow<S: PageStore>(store: &S, row: &[u8]) -> Result<(Vec<u8>, u32),
     Ok((item, pages))
 }
 
-/// The state of the pending list's end, by which a scan knows whether rows came in.
+/// The state of the pending list's end, by which a scan knows whether rows came in: the last page's
+/// header, its checksum included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TailMark {
-    tail: Link,
-    items: u16,
+    blkno: BlockNumber,
+    header: [u8; HEADER_LEN],
 }
 
-/// Reads the mark of the list's end.
-pub(crate) fn tail_mark<S: PageStore>(store: &S, meta: &Meta) -> Result<TailMark, Bm25Error> {
-    let tail = meta.pending_tail;
-    let items =
-        with_page(store, tail.blkno, Kind::Pending, tail.owner, 0, |header, _| header.items)?;
-    Ok(TailMark { tail, items })
+impl TailMark {
+    /// Reads the mark of the list's end.
+    pub(crate) fn read<S: PageStore>(store: &S, meta: &Meta) -> Result<Self, Bm25Error> {
+        let Link { blkno, owner } = meta.pending_tail;
+        let pin = store.pin(blkno)?;
+        let guard = pin.lock_shared();
+        Header::expect(blkno, &guard, Kind::Pending, owner, 0)?;
+        Ok(Self { blkno, header: header_bytes(&guard) })
+    }
+
+    /// Whether the page is as it was.
+    pub(crate) fn still_holds<S: PageStore>(&self, store: &S) -> Result<bool, PageError> {
+        let pin = store.pin(self.blkno)?;
+        let guard = pin.lock_shared();
+        Ok(header_bytes(&guard) == self.header)
+    }
+}
+
+fn header_bytes(page: &[u8]) -> [u8; HEADER_LEN] {
+    *page.first_chunk().expect("a page is longer than its header")
 }
 
 /// The list's rows and pages.

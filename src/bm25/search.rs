@@ -12,16 +12,18 @@
 //! `x = tf / norm`, a document's `x` changes by a factor between 1 and that ratio when the average
 //! changes, and a score `x / (1 + x)` by no more than its `x`. WAND therefore gets a threshold that
 //! is smaller by the ratio, and drops nothing that belongs to the result. With other constants than
-//! tantivy's every match is scored.
+//! tantivy's the threshold is lowered by what they may add as well ([`super::weight`]), where the query
+//! asks for any of some terms; of another query every match is scored.
 //!
 //! Equal scores come in the order of segments and documents.
 
 use super::engine::{SegmentBuilder, TINY_BUDGET};
 use super::error::Bm25Error;
 use super::query::{Compiled, Leaf, Query, compile};
+use super::row::RowScorer;
 use super::statistics::Together;
 use super::view::View;
-use super::weight::{Bm25Leaf, TermScorer};
+use super::weight::{Bm25Leaf, TermWeights};
 use crate::page::{HeapTid, PageError, PageStore};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
@@ -76,7 +78,7 @@ impl Prepared {
         query: &Query,
         scope: Scope<'_>,
     ) -> Result<Self, Bm25Error> {
-        let compiled = compile(query, &view.params, scope.names, scope.defaults)?;
+        let compiled = compile(query, &view.params, view.analyzers(), scope)?;
         Ok(Self { compiled })
     }
 
@@ -93,7 +95,7 @@ impl Prepared {
         let mut clauses: Vec<(Occur, Box<dyn TantivyQuery>)> = Vec::new();
         let (mut leaves, mut columns, mut all_columns) = (Vec::new(), Vec::new(), Vec::new());
         if let Some((query, scope)) = order {
-            let compiled = compile(query, &view.params, scope.names, scope.defaults)?;
+            let compiled = compile(query, &view.params, view.analyzers(), scope)?;
             if filters.is_empty() {
                 return Ok(Self { compiled });
             }
@@ -102,12 +104,21 @@ impl Prepared {
             clauses.push((Occur::Must, compiled.query));
         }
         for (query, scope) in filters {
-            let compiled = compile(query, &view.params, scope.names, scope.defaults)?;
+            let compiled = compile(query, &view.params, view.analyzers(), *scope)?;
             all_columns.extend(compiled.all_columns);
             clauses.push((Occur::Must, Box::new(ConstScoreQuery::new(compiled.query, 0.0))));
         }
         let query = Box::new(BooleanQuery::new(clauses));
-        Ok(Self { compiled: Compiled { query, leaves, columns, all_columns, any_of: None } })
+        let compiled = Compiled {
+            query,
+            bound: None,
+            leaves,
+            columns,
+            all_columns,
+            any_of: None,
+            condition: None,
+        };
+        Ok(Self { compiled })
     }
 
     /// The terms whose frequencies scores depend on, with their columns.
@@ -125,20 +136,29 @@ impl Prepared {
     pub fn all_columns(&self) -> &[usize] {
         &self.compiled.all_columns
     }
+}
 
-    /// What a term of the query weighs, by the statistics of the view or of several together.
-    fn weight<S: PageStore + Send + Sync + 'static>(
-        &self,
-        view: &View<S>,
-        together: Option<&Together>,
-    ) -> Result<Box<dyn Weight>, Bm25Error> {
-        let scoring = match together {
-            Some(together) => {
-                EnableScoring::enabled_from_statistics_provider(together, &view.searcher)
-            }
-            None => EnableScoring::enabled_from_searcher(&view.searcher),
-        };
-        self.compiled.query.weight(scoring).map_err(|error| view.explain(error))
+/// A query's weight, by the statistics of the view or of several together.
+fn weight<S: PageStore + Send + Sync + 'static>(
+    query: &dyn TantivyQuery,
+    view: &View<S>,
+    together: Option<&Together>,
+) -> Result<Box<dyn Weight>, Bm25Error> {
+    let scoring = match together {
+        Some(together) => EnableScoring::enabled_from_statistics_provider(together, &view.searcher),
+        None => EnableScoring::enabled_from_searcher(&view.searcher),
+    };
+    query.weight(scoring).map_err(|error| view.explain(error))
+}
+
+/// The statistics that a view's rows are scored by.
+fn statistics<'s, S: PageStore + Send + Sync + 'static>(
+    view: &'s View<S>,
+    together: Option<&'s Together>,
+) -> &'s dyn Bm25StatisticsProvider {
+    match together {
+        Some(together) => together,
+        None => &view.searcher,
     }
 }
 
@@ -169,7 +189,10 @@ impl PartialOrd for Candidate {
 pub struct RankedScan<S> {
     view: Arc<View<S>>,
     weight: Box<dyn Weight>,
+    /// Scores what the weight finds, where its scores are bounds only.
+    rescorer: Option<TermWeights>,
     slacks: Vec<f32>,
+    scored: u64,
     batch: std::vec::IntoIter<Candidate>,
     returned: HashSet<(u32, u32)>,
     next_batch: usize,
@@ -190,12 +213,25 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
         first_batch: usize,
         together: Option<&Together>,
     ) -> Result<Self, Bm25Error> {
-        let weight = prepared.weight(&view, together)?;
-        let slacks = slacks(&view, &prepared.compiled.columns, together)?;
+        let compiled = &prepared.compiled;
+        let (weight, rescorer) = match (&compiled.bound, &compiled.any_of) {
+            (Some(bound), Some(terms)) => {
+                let rescorer = TermWeights::new(statistics(&view, together), &view.params, terms)
+                    .map_err(|error| view.explain(error))?;
+                (weight(&**bound, &view, together)?, Some(rescorer))
+            }
+            _ => (weight(&*compiled.query, &view, together)?, None),
+        };
+        let mut slacks = vec![1.0; view.segments.len()];
+        if rescorer.is_some() || Bm25Leaf::constants(&view.params).is_none() {
+            lower_thresholds(&view, &compiled.columns, together, &mut slacks)?;
+        }
         Ok(Self {
             view,
             weight,
+            rescorer,
             slacks,
+            scored: 0,
             batch: Vec::new().into_iter(),
             returned: HashSet::new(),
             next_batch: first_batch.max(1),
@@ -227,6 +263,12 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
             self.next_batch = if found.len() < k || k >= LAST_BATCH { 0 } else { k * GROWTH };
             self.batch = found.into_iter();
         }
+    }
+
+    /// Documents whose scores were computed so far and might have been among the best: the fewer, the
+    /// earlier the searches ended.
+    pub fn scored(&self) -> u64 {
+        self.scored
     }
 
     /// Some of the rows that match no clause of the order and so come last, with a score of 0: those
@@ -276,12 +318,16 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
     }
 
     /// The `k` best candidates, best first.
-    fn top(&self, k: usize) -> Result<Vec<Candidate>, Bm25Error> {
+    fn top(&mut self, k: usize) -> Result<Vec<Candidate>, Bm25Error> {
         let view = &*self.view;
         let mut heap: BinaryHeap<Candidate> = BinaryHeap::new();
         for (segment, reader) in view.searcher.segment_readers().iter().enumerate() {
             let slack = self.slacks[segment];
             let dead = view.dead(segment);
+            let mut rescorer = match &self.rescorer {
+                Some(scorer) => Some(scorer.postings(reader).map_err(|error| view.explain(error))?),
+                None => None,
+            };
             let mut seen = 0_u32;
             let mut interrupted: Option<PageError> = None;
             // Scores of nothing but boosts of zero are zero and count as matches.
@@ -296,6 +342,7 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
                         return f32::INFINITY;
                     }
                     if dead.is_none_or(|dead| !dead.contains(doc)) {
+                        let score = rescorer.as_mut().map_or(score, |scorer| scorer.score(doc));
                         let candidate = Candidate { score, segment: segment as u32, doc };
                         if heap.len() < k {
                             heap.push(candidate);
@@ -310,6 +357,7 @@ impl<S: PageStore + Send + Sync + 'static> RankedScan<S> {
             if let Some(error) = interrupted {
                 return Err(error.into());
             }
+            self.scored += u64::from(seen);
         }
         Ok(heap.into_sorted_vec())
     }
@@ -323,18 +371,19 @@ pub struct Unranked {
     chunk: u32,
 }
 
-/// What each segment's block maxima may be short of, see the module's text.
-fn slacks<S: PageStore + Send + Sync + 'static>(
+/// Adds to each segment's slack what its block maxima may be short of, see the module's text.
+fn lower_thresholds<S: PageStore + Send + Sync + 'static>(
     view: &View<S>,
     columns: &[usize],
     together: Option<&Together>,
-) -> Result<Vec<f32>, Bm25Error> {
+    slacks: &mut [f32],
+) -> Result<(), Bm25Error> {
     let readers = view.searcher.segment_readers();
-    let mut slacks = vec![1.0_f32; readers.len()];
-    if Bm25Leaf::constants(&view.params).is_some() || (readers.len() == 1 && together.is_none()) {
-        return Ok(slacks);
+    let constants = Bm25Leaf::constants(&view.params);
+    if constants.is_none() && readers.len() == 1 && together.is_none() {
+        return Ok(());
     }
-    let (_, fields) = view.params.schema();
+    let fields = view.params.fields();
     for &column in columns {
         let mut own = Vec::with_capacity(readers.len());
         for reader in readers {
@@ -347,15 +396,19 @@ fn slacks<S: PageStore + Send + Sync + 'static>(
             None => own.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)),
         };
         let all = tokens as f32 / docs as f32;
-        for (slack, (tokens, docs)) in slacks.iter_mut().zip(own) {
+        for (segment, (tokens, docs)) in own.into_iter().enumerate() {
             let own = tokens as f32 / docs as f32;
             let ratio = (own / all).max(all / own);
-            if ratio.is_finite() && ratio > 1.0 {
-                *slack = slack.max(ratio * 1.0001);
+            let mut slack = if ratio.is_finite() { ratio.max(1.0) } else { 1.0 };
+            if let Some(constants) = constants {
+                slack *= constants.excess(all, view.lengths(segment, column)?);
+            }
+            if slack != 1.0 {
+                slacks[segment] = slacks[segment].max(slack * 1.0001);
             }
         }
     }
-    Ok(slacks)
+    Ok(())
 }
 
 /// What a score has to exceed to matter.
@@ -455,9 +508,8 @@ pub struct TextScorer<S> {
 }
 
 enum Way {
-    /// Any of some terms: counted in the text, without a segment.
-    Terms(TermScorer),
-    /// Anything else: the text becomes a segment of one document.
+    Texts(RowScorer),
+    /// The texts become a segment of one document, which takes milliseconds.
     Segment(Box<dyn Weight>),
 }
 
@@ -471,18 +523,18 @@ impl<S: PageStore + Send + Sync + 'static> TextScorer<S> {
         prepared: &Prepared,
         together: Option<&Together>,
     ) -> Result<Self, Bm25Error> {
-        let way = match &prepared.compiled.any_of {
-            Some(terms) => {
-                let statistics: &dyn Bm25StatisticsProvider = match together {
-                    Some(together) => together,
-                    None => &view.searcher,
-                };
-                Way::Terms(
-                    TermScorer::new(statistics, &view.params, terms)
-                        .map_err(|error| view.explain(error))?,
-                )
+        let compiled = &prepared.compiled;
+        let by_texts = match &compiled.condition {
+            Some(condition) => {
+                let statistics = statistics(&view, together);
+                RowScorer::new(condition, statistics, &view.params, view.analyzers())
+                    .map_err(|error| view.explain(error))?
             }
-            None => Way::Segment(prepared.weight(&view, together)?),
+            None => None,
+        };
+        let way = match by_texts {
+            Some(scorer) => Way::Texts(scorer),
+            None => Way::Segment(weight(&*compiled.query, &view, together)?),
         };
         Ok(Self { view, way })
     }
@@ -493,7 +545,7 @@ impl<S: PageStore + Send + Sync + 'static> TextScorer<S> {
     /// [`Bm25Error::Page`] where a page is damaged.
     pub fn score(&mut self, texts: &[Option<&str>]) -> Result<Option<f32>, Bm25Error> {
         let weight = match &mut self.way {
-            Way::Terms(scorer) => return Ok(scorer.score(texts)),
+            Way::Texts(scorer) => return Ok(scorer.score(texts)),
             Way::Segment(weight) => weight,
         };
         let tid = HeapTid { block: 0, offset: 1 };

@@ -236,14 +236,6 @@ impl SegmentMap {
         Ok(out)
     }
 
-    /// The heap TID of a document.
-    pub(crate) fn tid<S: PageStore>(&self, store: &S, doc: u32) -> Result<HeapTid, Bm25Error> {
-        let at = doc as usize * TID_LEN;
-        let bytes = self.read(store, Part::HeapTids, at..at + TID_LEN)?;
-        let bytes = bytes.first_chunk::<TID_LEN>().expect("read returns the range's length");
-        Ok(tid_from_bytes(*bytes))
-    }
-
     /// The heap TIDs of all documents, in their order.
     pub(crate) fn tids<S: PageStore>(&self, store: &S) -> Result<Vec<HeapTid>, Bm25Error> {
         let bytes = self.read(store, Part::HeapTids, 0..self.part_len(Part::HeapTids))?;

@@ -31,7 +31,7 @@ impl Together {
         params: &Bm25Params,
         views: &[Arc<View<S>>],
     ) -> Result<Self, Bm25Error> {
-        let (_, fields) = params.schema();
+        let fields = params.fields();
         let (mut docs, mut tokens) = (0, vec![0; fields.len()]);
         for view in views {
             let (expected, got) = (fields.len(), view.params().columns().len());

@@ -9,14 +9,15 @@
 
 use super::engine::{MemorySegment, PageDirectory, SMALL_BUDGET, SegmentBuilder};
 use super::error::Bm25Error;
-use super::layout::Meta;
+use super::layout::{Meta, MetaMark};
 use super::params::Bm25Params;
 use super::pending::{self, Extent, TailMark};
 use super::segment::{DeadBits, SegmentMap};
-use crate::page::HeapTid;
-use crate::page::PageStore;
+use crate::page::{HeapTid, PageStore};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
+use tantivy::tokenizer::TextAnalyzer;
 use tantivy::{ReloadPolicy, Searcher};
 
 /// Bytes of segments that a view keeps in memory unless told otherwise.
@@ -32,9 +33,16 @@ pub struct View<S> {
     pub(crate) searcher: Searcher,
     pub(crate) segments: Vec<ViewSegment>,
     directory: PageDirectory<S>,
-    version: u64,
+    /// The columns' analyzers, to be cloned: some take longer to make than a search.
+    analyzers: Vec<TextAnalyzer>,
+    lengths: Arc<Lengths>,
+    mark: MetaMark,
     tail: TailMark,
 }
+
+/// The shortest and the longest text of a segment's column, each as tantivy's byte: by the segment's
+/// serial number and the column.
+type Lengths = Mutex<HashMap<(u64, usize), RangeInclusive<u8>>>;
 
 /// Where a segment's heap TIDs come from.
 pub(crate) enum ViewSegment {
@@ -68,15 +76,7 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
     /// # Errors
     /// As for [`View::open`].
     pub fn is_current(&self) -> Result<bool, Bm25Error> {
-        let meta = Meta::load(&*self.store)?;
-        if meta.version != self.version {
-            return Ok(false);
-        }
-        match pending::tail_mark(&*self.store, &meta) {
-            Ok(mark) => Ok(mark == self.tail),
-            Err(Bm25Error::Recycled(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(MetaMark::read(&*self.store)? == self.mark && self.tail.still_holds(&*self.store)?)
     }
 
     fn take(store: &Arc<S>, cache_bytes: usize, old: Option<&Self>) -> Result<Self, Bm25Error> {
@@ -90,8 +90,8 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
     }
 
     fn try_take(store: &Arc<S>, cache_bytes: usize, old: Option<&Self>) -> Result<Self, Bm25Error> {
-        let meta = Meta::load(&**store)?;
-        let tail = pending::tail_mark(&**store, &meta)?;
+        let (meta, mark) = Meta::load_marked(&**store)?;
+        let tail = TailMark::read(&**store, &meta)?;
         let known: HashMap<u64, &Arc<SegmentMap>> = old
             .iter()
             .flat_map(|view| &view.segments)
@@ -137,13 +137,19 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
             .doc_store_cache_num_blocks(0)
             .try_into()
             .map_err(|error| directory.explain(error))?;
+        let analyzers = match old {
+            Some(old) if old.params.columns() == meta.params.columns() => old.analyzers.clone(),
+            _ => meta.params.columns().iter().map(|column| column.config.analyzer()).collect(),
+        };
         Ok(Self {
             store: Arc::clone(store),
             params: meta.params,
             searcher: reader.searcher(),
             segments,
             directory,
-            version: meta.version,
+            analyzers,
+            lengths: old.map_or_else(Arc::default, |old| Arc::clone(&old.lengths)),
+            mark,
             tail,
         })
     }
@@ -176,10 +182,44 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
         self.directory.explain(error)
     }
 
+    /// The columns' analyzers.
+    pub(crate) fn analyzers(&self) -> &[TextAnalyzer] {
+        &self.analyzers
+    }
+
+    /// The lengths of a segment's texts in a column, as tantivy's bytes.
+    pub(crate) fn lengths(
+        &self,
+        segment: usize,
+        column: usize,
+    ) -> Result<RangeInclusive<u8>, Bm25Error> {
+        let key = match &self.segments[segment] {
+            ViewSegment::Pages { map, .. } => Some((map.entry.id, column)),
+            ViewSegment::Memory(_) => None,
+        };
+        let mut known = self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lengths) = key.and_then(|key| known.get(&key)) {
+            return Ok(lengths.clone());
+        }
+        let reader = self.searcher.segment_reader(segment as u32);
+        let norms = reader
+            .get_fieldnorms_reader(self.params.fields()[column])
+            .map_err(|error| self.explain(error))?;
+        let ids = (0..reader.max_doc()).map(|doc| norms.fieldnorm_id(doc));
+        // A text of no term has no score.
+        let lengths = ids
+            .filter(|&id| id > 0)
+            .fold(u8::MAX..=1, |range, id| *range.start().min(&id)..=*range.end().max(&id));
+        if let Some(key) = key {
+            known.insert(key, lengths.clone());
+        }
+        Ok(lengths)
+    }
+
     /// The heap TID of a document.
     pub(crate) fn tid(&self, segment: usize, doc: u32) -> Result<HeapTid, Bm25Error> {
         match &self.segments[segment] {
-            ViewSegment::Pages { map, .. } => map.tid(&*self.store, doc),
+            ViewSegment::Pages { map, .. } => self.directory.tid(map, doc),
             ViewSegment::Memory(memory) => Ok(memory.tids[doc as usize]),
         }
     }

@@ -4,9 +4,16 @@
 //! With others a leaf (a term or a phrase) is scored here:
 //! `idf · (k1 + 1) · tf / (tf + k1 · (1 − b + b · length / average length))`, Robertson & Zaragoza
 //! 2009, with tantivy's idf, `ln(1 + (N − n + 0.5) / (n + 0.5))`, and its lengths of one byte.
+//!
+//! A search for any of some terms ends early with any constants: tantivy's block-max WAND runs with
+//! its own ones, and what it finds is scored again ([`PostingsScorer`]). Nothing is lost, because its
+//! threshold is lowered by [`Constants::excess`], the most by which a leaf's score by the index's
+//! constants may exceed that by tantivy's.
 
 use super::params::{Bm25Params, DEFAULT_B, DEFAULT_K1};
 use super::query::AnyOf;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use tantivy::fieldnorm::FieldNormReader;
 use tantivy::postings::{Postings, SegmentPostings};
 use tantivy::query::{
@@ -14,7 +21,6 @@ use tantivy::query::{
     TermQuery, Weight,
 };
 use tantivy::schema::IndexRecordOption;
-use tantivy::tokenizer::TextAnalyzer;
 use tantivy::{DocId, DocSet, Score, SegmentReader, Term};
 
 /// An index's constants.
@@ -37,11 +43,42 @@ enum Leaf {
     Phrase(PhraseQuery),
 }
 
+impl Constants {
+    const TANTIVY: Self = Self { k1: DEFAULT_K1, b: DEFAULT_B };
+
+    /// Those of an index.
+    pub(crate) fn of(params: &Bm25Params) -> Self {
+        Self { k1: params.k1(), b: params.b() }
+    }
+
+    /// The most that a leaf's score by these constants is of its score by tantivy's, in a segment whose
+    /// texts have the lengths of these bytes.
+    ///
+    /// That share is `(1 + k1) / (1 + 1.2) · (tf + norm of tantivy) / (tf + norm)`. At a length it rises
+    /// or falls with `tf` throughout, so the most is at 1 or at the largest `tf`, a text that is
+    /// nothing but the term: what the next byte stands for, as a byte stands for lengths from its own on.
+    pub(crate) fn excess(self, average: f32, lengths: RangeInclusive<u8>) -> f32 {
+        let (ours, theirs) = (length_norms(self, average), length_norms(Self::TANTIVY, average));
+        let mut most = 0.0_f32;
+        for id in lengths {
+            let longest = match id.checked_add(1) {
+                Some(next) => FieldNormReader::id_to_fieldnorm(next).max(1) as f32,
+                None => f32::INFINITY,
+            };
+            let (ours, theirs) = (ours[usize::from(id)], theirs[usize::from(id)]);
+            for tf in [1.0, longest.min(1e9)] {
+                most = most.max((tf + theirs) / (tf + ours));
+            }
+        }
+        most * (1.0 + self.k1) / (1.0 + DEFAULT_K1)
+    }
+}
+
 impl Bm25Leaf {
     /// The constants of an index where they are not tantivy's.
     pub(crate) fn constants(params: &Bm25Params) -> Option<Constants> {
-        let (k1, b) = (params.k1(), params.b());
-        (k1 != DEFAULT_K1 || b != DEFAULT_B).then_some(Constants { k1, b })
+        let constants = Constants::of(params);
+        (constants != Constants::TANTIVY).then_some(constants)
     }
 
     pub(crate) fn term(term: Term, constants: Constants) -> Self {
@@ -95,7 +132,7 @@ impl Query for Bm25Leaf {
     }
 }
 
-fn sum_of_idfs(
+pub(crate) fn sum_of_idfs(
     statistics: &dyn Bm25StatisticsProvider,
     terms: &[Term],
     docs: u64,
@@ -118,8 +155,8 @@ struct LeafWeight {
 }
 
 /// `k1 · (1 − b + b · length / average length)` for each of tantivy's 256 lengths.
-fn length_norms(Constants { k1, b }: Constants, average: f32) -> Box<[f32; 256]> {
-    Box::new(std::array::from_fn(|id| {
+pub(crate) fn length_norms(Constants { k1, b }: Constants, average: f32) -> Arc<[f32; 256]> {
+    Arc::new(std::array::from_fn(|id| {
         let length = FieldNormReader::id_to_fieldnorm(id as u8) as f32;
         k1 * (1.0 - b + b * length / average)
     }))
@@ -141,11 +178,10 @@ impl Weight for LeafWeight {
             }
             Leaf::Phrase(phrase) => {
                 let lengths = reader.get_fieldnorms_reader(phrase.field())?;
-                let theirs = Constants { k1: DEFAULT_K1, b: DEFAULT_B };
                 let docs = PhraseDocs {
                     scorer: self.theirs.scorer(reader, 1.0)?,
                     lengths: lengths.clone(),
-                    norms: length_norms(theirs, self.average),
+                    norms: length_norms(Constants::TANTIVY, self.average),
                     weight: self.idf * (1.0 + DEFAULT_K1),
                 };
                 Box::new(LeafScorer { docs, lengths, norms, weight })
@@ -164,70 +200,63 @@ impl Weight for LeafWeight {
     }
 }
 
-/// Scores texts that are in no segment by the terms that occur in them.
-pub(crate) struct TermScorer {
-    columns: Vec<ColumnScorer>,
+/// Terms any of which a query asks for, and what they weigh.
+pub(crate) struct TermWeights {
+    terms: Vec<(Term, f32, Arc<[f32; 256]>)>,
 }
 
-struct ColumnScorer {
-    column: usize,
-    analyzer: TextAnalyzer,
-    norms: Box<[f32; 256]>,
-    /// Terms, what a query weighs them, and how often the text at hand has them.
-    terms: Vec<(String, f32, u32)>,
-}
-
-impl TermScorer {
+impl TermWeights {
     pub(crate) fn new(
         statistics: &dyn Bm25StatisticsProvider,
         params: &Bm25Params,
         terms: &[AnyOf],
     ) -> tantivy::Result<Self> {
-        let constants = Constants { k1: params.k1(), b: params.b() };
-        let (_, fields) = params.schema();
+        let constants = Constants::of(params);
+        let fields = params.fields();
         let docs = statistics.total_num_docs()?;
-        let mut columns: Vec<ColumnScorer> = Vec::new();
+        let mut norms: Vec<Option<Arc<[f32; 256]>>> = vec![None; fields.len()];
+        let mut weighed = Vec::with_capacity(terms.len());
         for AnyOf { column, text, boost } in terms {
             let field = fields[*column];
-            let at = match columns.iter().position(|known| known.column == *column) {
-                Some(at) => at,
-                None => {
-                    let average = statistics.total_num_tokens(field)? as f32 / docs as f32;
-                    columns.push(ColumnScorer {
-                        column: *column,
-                        analyzer: params.columns()[*column].config.analyzer(),
-                        norms: length_norms(constants, average),
-                        terms: Vec::new(),
-                    });
-                    columns.len() - 1
-                }
-            };
+            let average = statistics.total_num_tokens(field)? as f32 / docs as f32;
+            let norms = norms[*column].get_or_insert_with(|| length_norms(constants, average));
             let term = Term::from_field_text(field, text);
             let idf = sum_of_idfs(statistics, std::slice::from_ref(&term), docs)?;
-            let weight = idf * (1.0 + constants.k1) * boost;
-            columns[at].terms.push((text.clone(), weight, 0));
+            weighed.push((term, idf * (1.0 + constants.k1) * boost, Arc::clone(norms)));
         }
-        Ok(Self { columns })
+        Ok(Self { terms: weighed })
     }
 
-    /// The score of a row with these texts; nothing where no term occurs.
-    pub(crate) fn score(&mut self, texts: &[Option<&str>]) -> Option<f32> {
-        let mut score = None;
-        for column in &mut self.columns {
-            let Some(text) = texts.get(column.column).copied().flatten() else { continue };
-            let mut length = 0_u32;
-            column.terms.iter_mut().for_each(|(_, _, count)| *count = 0);
-            let mut stream = column.analyzer.token_stream(text);
-            while let Some(token) = stream.next() {
-                length = length.saturating_add(1);
-                for (term, _, count) in &mut column.terms {
-                    *count += u32::from(*term == token.text);
-                }
+    /// The terms in a segment's postings.
+    pub(crate) fn postings(&self, reader: &SegmentReader) -> tantivy::Result<PostingsScorer> {
+        let mut leaves = Vec::new();
+        for (term, weight, norms) in &self.terms {
+            let index = reader.inverted_index(term.field())?;
+            if let Some(docs) = index.read_postings(term, IndexRecordOption::WithFreqs)? {
+                let (docs, norms) = (TermDocs(docs), Arc::clone(norms));
+                let lengths = reader.get_fieldnorms_reader(term.field())?;
+                leaves.push(LeafScorer { docs, lengths, norms, weight: *weight });
             }
-            let norm = column.norms[usize::from(FieldNormReader::fieldnorm_to_id(length))];
-            for (_, weight, count) in column.terms.iter().filter(|(_, _, count)| *count > 0) {
-                let frequency = *count as f32;
-                *score.get_or_insert(0.0) += weight * (frequency / (frequency + norm));
+        }
+        Ok(PostingsScorer { leaves })
+    }
+}
+
+/// Scores documents of a segment by the terms that occur in them.
+pub(crate) struct PostingsScorer {
+    leaves: Vec<LeafScorer<TermDocs>>,
+}
+
+impl PostingsScorer {
+    /// The score of a document; from one call to the next documents ascend.
+    pub(crate) fn score(&mut self, doc: DocId) -> Score {
+        let mut score = 0.0;
+        for leaf in &mut self.leaves {
+            if leaf.doc() < doc {
+                leaf.seek(doc);
+            }
+            if leaf.doc() == doc {
+                score += leaf.score();
             }
         }
         score
@@ -252,7 +281,7 @@ impl Frequencies for TermDocs {
 struct PhraseDocs {
     scorer: Box<dyn Scorer>,
     lengths: FieldNormReader,
-    norms: Box<[f32; 256]>,
+    norms: Arc<[f32; 256]>,
     weight: f32,
 }
 
@@ -292,7 +321,7 @@ delegate_doc_set!(PhraseDocs, scorer);
 struct LeafScorer<D> {
     docs: D,
     lengths: FieldNormReader,
-    norms: Box<[f32; 256]>,
+    norms: Arc<[f32; 256]>,
     weight: f32,
 }
 

@@ -1,9 +1,11 @@
-//! From nodes to tantivy queries, by an index's analyzers.
+//! From nodes to tantivy queries, by an index's analyzers: first to what a row has to have
+//! ([`Condition`]), then to a query.
 
 use super::{Node, Occur, Query, QueryError, Reason};
 use crate::bm25::analyzer::{Term as Token, terms};
 use crate::bm25::params::Bm25Params;
-use crate::bm25::weight::Bm25Leaf;
+use crate::bm25::search::Scope;
+use crate::bm25::weight::{Bm25Leaf, Constants};
 use std::ops::Bound;
 use tantivy::Term;
 use tantivy::query::{
@@ -16,6 +18,9 @@ use tantivy::tokenizer::TextAnalyzer;
 /// A query made ready for an index.
 pub(crate) struct Compiled {
     pub(crate) query: Box<dyn TantivyQuery>,
+    /// Where the index's constants are not tantivy's, and the query asks for any of some terms: the
+    /// same with tantivy's constants, whose scores bound the query's.
+    pub(crate) bound: Option<Box<dyn TantivyQuery>>,
     /// What makes a text match, for highlighting.
     pub(crate) leaves: Vec<Leaf>,
     /// Columns that contribute scores.
@@ -24,6 +29,8 @@ pub(crate) struct Compiled {
     pub(crate) all_columns: Vec<usize>,
     /// The query's terms where it asks for any of them and nothing else.
     pub(crate) any_of: Option<Vec<AnyOf>>,
+    /// What it asks of a row; nothing where it is several queries combined.
+    pub(crate) condition: Option<Condition>,
 }
 
 /// One of the terms that a query asks for.
@@ -34,7 +41,7 @@ pub(crate) struct AnyOf {
     pub(crate) boost: f32,
 }
 
-/// A positive condition on the terms of a column.
+/// A condition on the terms of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Leaf {
     Term(usize, String),
@@ -44,167 +51,167 @@ pub(crate) enum Leaf {
     Phrase(usize, Vec<(usize, String)>, u32),
 }
 
-/// Compiles a query for an index. Clauses without a column look into the columns `defaults`;
-/// `names` are the columns' names.
+/// A query in an index's own terms: what a row has to have, and what its score is multiplied by.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Condition {
+    Leaf {
+        leaf: Leaf,
+        boost: f32,
+    },
+    Range {
+        column: usize,
+        lower: Bound<String>,
+        upper: Bound<String>,
+        boost: f32,
+    },
+    Everything {
+        boost: f32,
+    },
+    /// Without clauses no row matches.
+    Clauses(Vec<(Occur, Condition)>),
+}
+
+/// Most terms of [`Compiled::any_of`].
+const MAX_ANY_OF: usize = 64;
+
+/// Compiles a query for an index; `analyzers` are those of its columns.
 pub(crate) fn compile(
     query: &Query,
     params: &Bm25Params,
-    names: &[&str],
-    defaults: &[usize],
+    analyzers: &[TextAnalyzer],
+    scope: Scope<'_>,
 ) -> Result<Compiled, QueryError> {
-    let (_, fields) = params.schema();
-    let mut compiler = Compiler {
+    let mut resolver = Resolver {
         params,
-        fields,
-        names,
-        defaults,
-        analyzers: params.columns().iter().map(|column| column.config.analyzer()).collect(),
-        clauses: 0,
+        names: scope.names,
+        defaults: scope.defaults,
+        analyzers,
         negated: 0,
         leaves: Vec::new(),
         columns: Vec::new(),
         all_columns: Vec::new(),
     };
-    let compiled = compiler.node(&query.root)?.unwrap_or_else(|| Box::new(EmptyQuery));
-    let mut terms = Vec::new();
-    let any_of = compiler.any_of(&query.root, 1.0, &mut terms).then_some(terms);
-    for columns in [&mut compiler.columns, &mut compiler.all_columns] {
+    let condition =
+        resolver.node(&query.root, 1.0)?.unwrap_or_else(|| Condition::Clauses(Vec::new()));
+    for columns in [&mut resolver.columns, &mut resolver.all_columns] {
         columns.sort_unstable();
         columns.dedup();
     }
-    let Compiler { leaves, columns, all_columns, .. } = compiler;
-    Ok(Compiled { query: compiled, leaves, columns, all_columns, any_of })
+    let Resolver { leaves, columns, all_columns, .. } = resolver;
+    let constants = Bm25Leaf::constants(params);
+    let lowering = Lowering { fields: params.fields(), constants };
+    let mut terms = Vec::new();
+    let any_of = condition.any_of(&mut terms).then_some(terms);
+    let (mut union, mut bound) = (None, None);
+    if let Some(terms) = any_of.as_deref().filter(|terms| !terms.is_empty()) {
+        let query: Box<dyn TantivyQuery> = Box::new(lowering.union(terms));
+        match constants {
+            None => union = Some(query),
+            Some(_) => bound = Some(query),
+        }
+    }
+    let query = union.unwrap_or_else(|| lowering.query(&condition));
+    let condition = Some(condition);
+    Ok(Compiled { query, bound, leaves, columns, all_columns, any_of, condition })
 }
 
-/// Most terms that [`Compiled::any_of`] lists.
-const MAX_ANY_OF: usize = 64;
+impl Condition {
+    /// Collects the terms of a condition that asks for any of them; false where it asks for more.
+    fn any_of(&self, out: &mut Vec<AnyOf>) -> bool {
+        match self {
+            Self::Leaf { leaf: Leaf::Term(column, text), boost } => {
+                out.push(AnyOf { column: *column, text: text.clone(), boost: *boost });
+                out.len() <= MAX_ANY_OF
+            }
+            Self::Clauses(clauses) => {
+                clauses.iter().all(|(occur, clause)| *occur == Occur::Should && clause.any_of(out))
+            }
+            _ => false,
+        }
+    }
+}
 
-struct Compiler<'a> {
+/// Finds out what a query means in an index.
+struct Resolver<'a> {
     params: &'a Bm25Params,
-    fields: Vec<Field>,
     names: &'a [&'a str],
     defaults: &'a [usize],
-    analyzers: Vec<TextAnalyzer>,
-    clauses: usize,
+    analyzers: &'a [TextAnalyzer],
     negated: usize,
     leaves: Vec<Leaf>,
     columns: Vec<usize>,
     all_columns: Vec<usize>,
 }
 
-type Built = Option<Box<dyn TantivyQuery>>;
-
-impl Compiler<'_> {
-    /// The query of a node; nothing where no term is left of it (stop words only).
-    fn node(&mut self, node: &Node) -> Result<Built, QueryError> {
-        Ok(match node {
-            Node::Word { column, text } => {
-                self.columns_of(column)?.any(|this, column| this.word(column, text))
-            }
-            Node::AnyWord { text } => {
-                let columns = self.columns_of(&None)?;
-                columns.any(|this, column| this.any_word(column, text))
-            }
-            Node::Phrase { column, text, slop } => {
-                self.columns_of(column)?.any(|this, column| this.phrase(column, text, *slop))
-            }
-            Node::Prefix { column, text } => {
-                self.columns_of(column)?.any(|this, column| Some(this.prefix(column, text)))
-            }
-            Node::Fuzzy { column, text, edits } => {
-                self.columns_of(column)?.any(|this, column| Some(this.fuzzy(column, text, *edits)))
-            }
-            Node::Range { column, lower, upper } => {
-                self.columns_of(column)?.any(|this, column| Some(this.range(column, lower, upper)))
-            }
-            Node::Everything => Some(Box::new(AllQuery)),
-            Node::Boost(node, boost) => self.node(node)?.map(|query| boosted(query, *boost)),
-            Node::Clauses(clauses) => self.clauses(clauses)?,
-        })
+impl Resolver<'_> {
+    /// What a node asks for; nothing where no term is left of it (stop words only).
+    fn node(&mut self, node: &Node, boost: f32) -> Result<Option<Condition>, QueryError> {
+        let column = match node {
+            Node::Word { column, .. }
+            | Node::Phrase { column, .. }
+            | Node::Prefix { column, .. }
+            | Node::Fuzzy { column, .. }
+            | Node::Range { column, .. } => column,
+            Node::AnyWord { .. } => &None,
+            Node::Everything => return Ok(Some(Condition::Everything { boost })),
+            Node::Boost(node, by) => return self.node(node, boost * by),
+            Node::Clauses(clauses) => return self.clauses(clauses, boost),
+        };
+        let mut found = Vec::new();
+        for column in self.columns_of(column)? {
+            let boost = boost * self.params.columns()[column].boost;
+            found.extend(match node {
+                Node::Word { text, .. } => self.phrase(column, text, 0, boost),
+                Node::AnyWord { text } => self.any_word(column, text, boost),
+                Node::Phrase { text, slop, .. } => self.phrase(column, text, *slop, boost),
+                Node::Prefix { text, .. } => {
+                    let text = self.folded(column, text);
+                    Some(self.leaf(Leaf::Prefix(column, text), boost))
+                }
+                Node::Fuzzy { text, edits, .. } => {
+                    let text = self.folded(column, text);
+                    Some(self.leaf(Leaf::Fuzzy(column, text, *edits), boost))
+                }
+                Node::Range { lower, upper, .. } => Some(self.range(column, lower, upper, boost)),
+                Node::Everything | Node::Boost(..) | Node::Clauses(..) => None,
+            });
+        }
+        Ok(any(found))
     }
 
-    fn clauses(&mut self, clauses: &[(Occur, Node)]) -> Result<Built, QueryError> {
-        let mut built = Vec::with_capacity(clauses.len());
+    fn clauses(
+        &mut self,
+        clauses: &[(Occur, Node)],
+        boost: f32,
+    ) -> Result<Option<Condition>, QueryError> {
+        let mut found = Vec::with_capacity(clauses.len());
         for (occur, node) in clauses {
             let negated = usize::from(*occur == Occur::MustNot);
             self.negated += negated;
-            let query = self.node(node)?;
+            let condition = self.node(node, boost)?;
             self.negated -= negated;
-            if let Some(query) = query {
-                built.push((*occur, query));
-            }
+            found.extend(condition.map(|condition| (*occur, condition)));
         }
-        let negative_only =
-            !built.is_empty() && built.iter().all(|(occur, _)| *occur == Occur::MustNot);
-        if negative_only {
-            built.push((Occur::Must, Box::new(AllQuery)));
+        if !found.is_empty() && found.iter().all(|(occur, _)| *occur == Occur::MustNot) {
+            found.push((Occur::Must, Condition::Everything { boost }));
         }
-        Ok(match built.len() {
+        Ok(match found.len() {
             0 => None,
-            1 => built.pop().map(|(_, query)| query),
-            _ => Some(Box::new(BooleanQuery::new(
-                built
-                    .into_iter()
-                    .map(|(occur, query)| {
-                        let occur = match occur {
-                            Occur::Should => TantivyOccur::Should,
-                            Occur::Must => TantivyOccur::Must,
-                            Occur::MustNot => TantivyOccur::MustNot,
-                        };
-                        (occur, query)
-                    })
-                    .collect(),
-            ))),
+            1 => found.pop().map(|(_, condition)| condition),
+            _ => Some(Condition::Clauses(found)),
         })
     }
 
-    /// Collects the terms of a node that asks for any of them; false where it asks for more.
-    fn any_of(&mut self, node: &Node, boost: f32, out: &mut Vec<AnyOf>) -> bool {
-        let (name, text, single) = match node {
-            Node::Word { column, text } => (column, text, true),
-            Node::AnyWord { text } => (&None, text, false),
-            Node::Boost(node, by) => return self.any_of(node, boost * by, out),
-            Node::Clauses(clauses) => {
-                return clauses
-                    .iter()
-                    .all(|(occur, node)| *occur == Occur::Should && self.any_of(node, boost, out));
-            }
-            _ => return false,
-        };
-        let columns = match name {
-            None => self.defaults.to_vec(),
-            Some((name, _)) => {
-                self.names.iter().position(|known| known == name).into_iter().collect()
-            }
-        };
-        for column in columns {
-            let mut texts: Vec<String> = Vec::new();
-            for token in self.tokens(column, text) {
-                if !texts.contains(&token.text) {
-                    texts.push(token.text);
-                }
-            }
-            if texts.len() > if single { 1 } else { MAX_ANY_OF } {
-                return false;
-            }
-            let boost = boost * self.params.columns()[column].boost;
-            out.extend(texts.into_iter().map(|text| AnyOf { column, text, boost }));
-        }
-        true
-    }
-
-    fn columns_of(&mut self, name: &super::ColumnName) -> Result<Columns<'_, Self>, QueryError> {
-        self.clauses += 1;
+    /// The columns that a clause looks into.
+    fn columns_of(&mut self, name: &super::ColumnName) -> Result<Vec<usize>, QueryError> {
         let columns = match name {
             None => self.defaults.to_vec(),
             Some((name, position)) => {
-                let column =
-                    self.names.iter().position(|known| known == name).ok_or_else(|| {
-                        QueryError {
-                            position: *position,
-                            reason: Reason::UnknownColumn(name.clone()),
-                        }
-                    })?;
+                let known = self.names.iter().position(|known| known == name);
+                let column = known.ok_or_else(|| QueryError {
+                    position: *position,
+                    reason: Reason::UnknownColumn(name.clone()),
+                })?;
                 vec![column]
             }
         };
@@ -212,109 +219,60 @@ impl Compiler<'_> {
             self.columns.extend(&columns);
         }
         self.all_columns.extend(&columns);
-        Ok(Columns { columns, compiler: self })
+        Ok(columns)
     }
 
-    fn tokens(&mut self, column: usize, text: &str) -> Vec<Token> {
-        terms(text, &mut self.analyzers[column])
+    fn tokens(&self, column: usize, text: &str) -> Vec<Token> {
+        terms(text, &mut self.analyzers[column].clone())
     }
 
-    fn term(&self, column: usize, text: &str) -> Term {
-        Term::from_field_text(self.fields[column], text)
-    }
-
-    fn leaf(&mut self, leaf: Leaf) {
+    fn leaf(&mut self, leaf: Leaf, boost: f32) -> Condition {
         if self.negated == 0 {
-            self.leaves.push(leaf);
+            self.leaves.push(leaf.clone());
         }
-    }
-
-    fn term_query(&mut self, column: usize, text: &str) -> Box<dyn TantivyQuery> {
-        self.leaf(Leaf::Term(column, text.to_owned()));
-        let term = self.term(column, text);
-        let query: Box<dyn TantivyQuery> = match Bm25Leaf::constants(self.params) {
-            None => Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs)),
-            Some(constants) => Box::new(Bm25Leaf::term(term, constants)),
-        };
-        self.with_column_boost(column, query)
-    }
-
-    fn with_column_boost(
-        &self,
-        column: usize,
-        query: Box<dyn TantivyQuery>,
-    ) -> Box<dyn TantivyQuery> {
-        boosted(query, self.params.columns()[column].boost)
-    }
-
-    fn word(&mut self, column: usize, text: &str) -> Built {
-        let tokens = self.tokens(column, text);
-        self.adjacent(column, tokens, 0)
-    }
-
-    fn phrase(&mut self, column: usize, text: &str, slop: u32) -> Built {
-        let tokens = self.tokens(column, text);
-        self.adjacent(column, tokens, slop)
+        Condition::Leaf { leaf, boost }
     }
 
     /// Terms next to each other; terms at one place (n-grams) must all occur instead.
-    fn adjacent(&mut self, column: usize, tokens: Vec<Token>, slop: u32) -> Built {
-        match &tokens[..] {
-            [] => None,
-            [token] => Some(self.term_query(column, &token.text)),
-            [first, rest @ ..] if rest.iter().all(|token| token.position == first.position) => {
-                let mut texts: Vec<String> = tokens.into_iter().map(|token| token.text).collect();
-                texts.sort_unstable();
-                texts.dedup();
-                let queries = texts
-                    .iter()
-                    .take(super::MAX_CLAUSES)
-                    .map(|text| (TantivyOccur::Must, self.term_query(column, text)))
-                    .collect();
-                Some(Box::new(BooleanQuery::new(queries)))
-            }
-            [first, ..] => {
-                let base = first.position;
-                let places: Vec<(usize, String)> = tokens
-                    .into_iter()
-                    .take(super::MAX_CLAUSES)
-                    .map(|token| (token.position - base, token.text))
-                    .collect();
-                let terms =
-                    places.iter().map(|(at, text)| (*at, self.term(column, text))).collect();
-                self.leaf(Leaf::Phrase(column, places, slop));
-                let phrase = PhraseQuery::new_with_offset_and_slop(terms, slop);
-                let query: Box<dyn TantivyQuery> = match Bm25Leaf::constants(self.params) {
-                    None => Box::new(phrase),
-                    Some(constants) => Box::new(Bm25Leaf::phrase(phrase, constants)),
-                };
-                Some(self.with_column_boost(column, query))
-            }
+    fn phrase(&mut self, column: usize, text: &str, slop: u32, boost: f32) -> Option<Condition> {
+        let tokens = self.tokens(column, text);
+        let base = tokens.first()?.position;
+        if let [token] = &tokens[..] {
+            return Some(self.leaf(Leaf::Term(column, token.text.clone()), boost));
         }
+        if tokens.iter().all(|token| token.position == base) {
+            let mut texts: Vec<String> = tokens.into_iter().map(|token| token.text).collect();
+            texts.sort_unstable();
+            texts.dedup();
+            texts.truncate(super::MAX_CLAUSES);
+            let clauses = texts
+                .into_iter()
+                .map(|text| (Occur::Must, self.leaf(Leaf::Term(column, text), boost)))
+                .collect();
+            return Some(Condition::Clauses(clauses));
+        }
+        let places = tokens
+            .into_iter()
+            .take(super::MAX_CLAUSES)
+            .map(|token| (token.position - base, token.text))
+            .collect();
+        Some(self.leaf(Leaf::Phrase(column, places, slop), boost))
     }
 
-    fn any_word(&mut self, column: usize, text: &str) -> Built {
-        let mut texts: Vec<String> = Vec::new();
+    fn any_word(&mut self, column: usize, text: &str, boost: f32) -> Option<Condition> {
         let mut seen = std::collections::HashSet::new();
+        let mut texts: Vec<String> = Vec::new();
         for token in self.tokens(column, text) {
             if texts.len() < super::MAX_CLAUSES && seen.insert(token.text.clone()) {
                 texts.push(token.text);
             }
         }
-        let queries: Vec<_> = texts
-            .iter()
-            .map(|text| (TantivyOccur::Should, self.term_query(column, text)))
-            .collect();
-        match queries.len() {
-            0 => None,
-            1 => queries.into_iter().next().map(|(_, query)| query),
-            _ => Some(Box::new(BooleanQuery::new(queries))),
-        }
+        any(texts.into_iter().map(|text| self.leaf(Leaf::Term(column, text), boost)).collect())
     }
 
     /// A word as it is written, but in the column's case and without accents where the analyzer
     /// folds them: stems and stop words do not apply to parts of words.
-    fn folded(&mut self, column: usize, text: &str) -> String {
+    fn folded(&self, column: usize, text: &str) -> String {
         let mut config = self.params.columns()[column].config.unstemmed().analyzer();
         match &terms(text, &mut config)[..] {
             [token] => token.text.clone(),
@@ -322,68 +280,103 @@ impl Compiler<'_> {
         }
     }
 
-    fn prefix(&mut self, column: usize, text: &str) -> Box<dyn TantivyQuery> {
-        let text = self.folded(column, text);
-        self.leaf(Leaf::Prefix(column, text.clone()));
-        let pattern = format!("{}.*", escape_regex(&text));
-        let query: Box<dyn TantivyQuery> =
-            match RegexQuery::from_pattern(&pattern, self.fields[column]) {
-                Ok(query) => Box::new(query),
-                Err(_) => Box::new(EmptyQuery),
-            };
-        self.with_column_boost(column, query)
-    }
-
-    fn fuzzy(&mut self, column: usize, text: &str, edits: u8) -> Box<dyn TantivyQuery> {
-        let text = self.folded(column, text);
-        self.leaf(Leaf::Fuzzy(column, text.clone(), edits));
-        let query = FuzzyTermQuery::new(self.term(column, &text), edits, true);
-        self.with_column_boost(column, Box::new(query))
-    }
-
     fn range(
-        &mut self,
+        &self,
         column: usize,
         lower: &Bound<String>,
         upper: &Bound<String>,
-    ) -> Box<dyn TantivyQuery> {
-        let mut end = |bound: &Bound<String>| match bound {
-            Bound::Included(text) => {
-                let text = self.folded(column, text);
-                Bound::Included(self.term(column, &text))
-            }
-            Bound::Excluded(text) => {
-                let text = self.folded(column, text);
-                Bound::Excluded(self.term(column, &text))
-            }
-            Bound::Unbounded => Bound::Unbounded,
-        };
-        let (lower, upper) = (end(lower), end(upper));
-        if matches!((&lower, &upper), (Bound::Unbounded, Bound::Unbounded)) {
-            return Box::new(AllQuery);
+        boost: f32,
+    ) -> Condition {
+        let end = |bound: &Bound<String>| bound.as_ref().map(|text| self.folded(column, text));
+        match (end(lower), end(upper)) {
+            (Bound::Unbounded, Bound::Unbounded) => Condition::Everything { boost },
+            (lower, upper) => Condition::Range { column, lower, upper, boost },
         }
-        self.with_column_boost(column, Box::new(RangeQuery::new(lower, upper)))
     }
 }
 
-/// The columns that a clause looks into.
-struct Columns<'c, C> {
-    columns: Vec<usize>,
-    compiler: &'c mut C,
+/// Any of several conditions.
+fn any(mut conditions: Vec<Condition>) -> Option<Condition> {
+    match conditions.len() {
+        0 | 1 => conditions.pop(),
+        _ => Some(Condition::Clauses(
+            conditions.into_iter().map(|condition| (Occur::Should, condition)).collect(),
+        )),
+    }
 }
 
-impl<C> Columns<'_, C> {
-    /// The clause in any of the columns.
-    fn any(self, mut build: impl FnMut(&mut C, usize) -> Built) -> Built {
-        let mut queries: Vec<Box<dyn TantivyQuery>> = Vec::new();
-        for column in self.columns {
-            queries.extend(build(self.compiler, column));
+/// From conditions to tantivy's queries.
+struct Lowering {
+    fields: Vec<Field>,
+    constants: Option<Constants>,
+}
+
+impl Lowering {
+    fn query(&self, condition: &Condition) -> Box<dyn TantivyQuery> {
+        match condition {
+            Condition::Leaf { leaf, boost } => boosted(self.leaf(leaf), *boost),
+            Condition::Range { column, lower, upper, boost } => {
+                let end = |bound: &Bound<String>| bound.as_ref().map(|t| self.term(*column, t));
+                boosted(Box::new(RangeQuery::new(end(lower), end(upper))), *boost)
+            }
+            Condition::Everything { boost } => boosted(Box::new(AllQuery), *boost),
+            Condition::Clauses(clauses) if clauses.is_empty() => Box::new(EmptyQuery),
+            Condition::Clauses(clauses) => {
+                let clauses = clauses.iter().map(|(occur, condition)| {
+                    let occur = match occur {
+                        Occur::Should => TantivyOccur::Should,
+                        Occur::Must => TantivyOccur::Must,
+                        Occur::MustNot => TantivyOccur::MustNot,
+                    };
+                    (occur, self.query(condition))
+                });
+                Box::new(BooleanQuery::new(clauses.collect()))
+            }
         }
-        match queries.len() {
-            0 => None,
-            1 => queries.pop(),
-            _ => Some(Box::new(BooleanQuery::union(queries))),
+    }
+
+    fn leaf(&self, leaf: &Leaf) -> Box<dyn TantivyQuery> {
+        match leaf {
+            Leaf::Term(column, text) => {
+                let term = self.term(*column, text);
+                match self.constants {
+                    None => Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs)),
+                    Some(constants) => Box::new(Bm25Leaf::term(term, constants)),
+                }
+            }
+            Leaf::Phrase(column, places, slop) => {
+                let terms = places.iter().map(|(at, text)| (*at, self.term(*column, text)));
+                let phrase = PhraseQuery::new_with_offset_and_slop(terms.collect(), *slop);
+                match self.constants {
+                    None => Box::new(phrase),
+                    Some(constants) => Box::new(Bm25Leaf::phrase(phrase, constants)),
+                }
+            }
+            Leaf::Prefix(column, text) => {
+                let pattern = format!("{}.*", escape_regex(text));
+                match RegexQuery::from_pattern(&pattern, self.fields[*column]) {
+                    Ok(query) => Box::new(query),
+                    Err(_) => Box::new(EmptyQuery),
+                }
+            }
+            Leaf::Fuzzy(column, text, edits) => {
+                Box::new(FuzzyTermQuery::new(self.term(*column, text), *edits, true))
+            }
         }
+    }
+
+    fn term(&self, column: usize, text: &str) -> Term {
+        Term::from_field_text(self.fields[column], text)
+    }
+
+    /// A query for any of the terms, one clause each: tantivy ends early only where no clause has
+    /// clauses of its own.
+    fn union(&self, terms: &[AnyOf]) -> BooleanQuery {
+        let clauses = terms.iter().map(|AnyOf { column, text, boost }| {
+            let query = TermQuery::new(self.term(*column, text), IndexRecordOption::WithFreqs);
+            (TantivyOccur::Should, boosted(Box::new(query), *boost))
+        });
+        BooleanQuery::new(clauses.collect())
     }
 }
 

@@ -21,7 +21,7 @@
 mod compile;
 mod parse;
 
-pub(crate) use compile::{AnyOf, Compiled, Leaf, compile};
+pub(crate) use compile::{AnyOf, Compiled, Condition, Leaf, compile};
 use std::ops::Bound;
 
 /// Longest query, in bytes.
