@@ -117,6 +117,17 @@ impl SharedBuffers {
         Self { pace: Pace::Vacuum, strategy, remembers: false, ..store }
     }
 
+    /// The same, with a number of pages that the index is known to have: asking for it is a system call.
+    pub fn with_page_count(self, pages: BlockNumber) -> Self {
+        self.page_count.set(pages);
+        self
+    }
+
+    /// The number of pages that the index is known to have, for [`SharedBuffers::with_page_count`].
+    pub fn known_page_count(&self) -> BlockNumber {
+        self.page_count.get()
+    }
+
     /// Writes every page of a [`Logging::Deferred`] index to WAL, where it needs one.
     pub fn log_all_pages(&self) {
         // SAFETY: the relation is open; the range is the whole fork; every page has a standard

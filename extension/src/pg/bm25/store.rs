@@ -9,12 +9,23 @@ use crate::pg::buffers::{BufferPin, BufferTxn, SharedBuffers};
 use distilface_core::page::{BlockNumber, LockMode, PageError, PageStore, UpdateLock, Wait};
 use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::thread::ThreadId;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The place of an index's buffers.
 pub struct BackendStore {
     buffers: UnsafeCell<Option<Box<SharedBuffers>>>,
-    thread: ThreadId,
+    /// Pages that the index had when it was read last: it never has fewer.
+    pages: AtomicU32,
+    thread: usize,
+}
+
+thread_local! {
+    static HERE: u8 = const { 0 };
+}
+
+/// Tells threads apart, faster than their ids do.
+fn this_thread() -> usize {
+    HERE.with(|here| std::ptr::from_ref(here).addr())
 }
 
 // SAFETY: every access checks that it is on the thread that made the store.
@@ -31,20 +42,22 @@ pub struct Attached {
 impl BackendStore {
     /// An empty place.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { buffers: UnsafeCell::new(None), thread: std::thread::current().id() })
+        let (buffers, pages) = (UnsafeCell::new(None), AtomicU32::new(0));
+        Arc::new(Self { buffers, pages, thread: this_thread() })
     }
 
     /// Puts an open relation's buffers in the place until the result is dropped.
     pub fn attach(self: &Arc<Self>, buffers: SharedBuffers) -> Attached {
         assert!(self.is_own_thread(), "a backend's store is attached on its own thread");
+        let buffers = Box::new(buffers.with_page_count(self.pages.load(Ordering::Relaxed)));
         // SAFETY: on the only thread. References into the old box stay valid: it moves into the
         // guard, not out of its allocation.
-        let before = unsafe { (*self.buffers.get()).replace(Box::new(buffers)) };
+        let before = unsafe { (*self.buffers.get()).replace(buffers) };
         Attached { store: Arc::clone(self), before }
     }
 
     fn is_own_thread(&self) -> bool {
-        std::thread::current().id() == self.thread
+        this_thread() == self.thread
     }
 
     fn attached(&self) -> Result<&SharedBuffers, PageError> {
@@ -66,7 +79,11 @@ impl Drop for Attached {
     fn drop(&mut self) {
         if self.store.is_own_thread() {
             // SAFETY: on the only thread; calls nest, so nobody reads through this guard's box now.
-            unsafe { *self.store.buffers.get() = self.before.take() };
+            let buffers =
+                unsafe { std::mem::replace(&mut *self.store.buffers.get(), self.before.take()) };
+            if let Some(buffers) = buffers {
+                self.store.pages.fetch_max(buffers.known_page_count(), Ordering::Relaxed);
+            }
         }
     }
 }
