@@ -462,3 +462,64 @@ fn what_a_user_types_ranks_rows_and_never_fails() {
     assert_eq!(session.one("SELECT distilface_query('though: a cat')"), "though a cat");
     assert_eq!(session.one("SELECT distilface_query('body:cat', '{body}')"), "body:cat");
 }
+
+#[test]
+fn a_row_that_was_updated_meanwhile_is_looked_at_again_with_all_its_columns() {
+    // An index scan's condition is evaluated again on the new row, outside the scan, where the operator
+    // sees one column: a query of several was an error then.
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    let plans = [
+        ("Index Scan", "enable_seqscan = off; SET enable_bitmapscan = off"),
+        ("Bitmap Heap Scan", "enable_seqscan = off; SET enable_indexscan = off"),
+        ("Seq Scan", "enable_indexscan = off; SET enable_bitmapscan = off"),
+    ];
+    let condition = "WHERE body @@@ 'title:needle AND hay'";
+    for (plan, settings) in plans {
+        for statement in [
+            format!("UPDATE d SET grp = grp + 1 {condition}"),
+            format!("DELETE FROM d {condition}"),
+            format!("SELECT id FROM d {condition} FOR UPDATE"),
+        ] {
+            for form in ["plain", "prepared"] {
+                session.sql(
+                    "DROP TABLE IF EXISTS d;
+                     CREATE TABLE d (id int PRIMARY KEY, grp int, title text, body text);
+                     INSERT INTO d SELECT i, 0, CASE WHEN i <= 3 THEN 'needle' ELSE 'pin' END, 'hay'
+                       FROM generate_series(1, 200) i;
+                     CREATE INDEX d_i ON d USING distilface_bm25 (title, body)",
+                );
+                session.sql(
+                    "BEGIN;
+                     UPDATE d SET title = 'pin' WHERE id = 1;
+                     UPDATE d SET title = 'a needle', body = 'more hay' WHERE id = 2",
+                );
+                let mut other = cluster.session();
+                other.sql(&format!("SET {settings}; SET plan_cache_mode = force_generic_plan"));
+                let shown = other.column(&format!("EXPLAIN {statement}")).join("\n");
+                assert!(shown.contains(plan), "{shown}");
+                let returning = if statement.starts_with("SELECT") { "" } else { " RETURNING id" };
+                let run = match form {
+                    "plain" => format!("{statement}{returning}"),
+                    _ => {
+                        let unknown = statement.replace("'title:needle AND hay'", "$1");
+                        other.sql(&format!("PREPARE p (text) AS {unknown}{returning}"));
+                        "EXECUTE p('title:needle AND hay')".to_owned()
+                    }
+                };
+                let found = std::thread::scope(|scope| {
+                    let waiting = scope.spawn(move || other.column(&run));
+                    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+                    while session.one(waits) == "0" {
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                    session.sql("COMMIT");
+                    waiting.join().expect("the statement ends")
+                });
+                let found: BTreeSet<String> = found.into_iter().collect();
+                let expected = BTreeSet::from(["2".to_owned(), "3".to_owned()]);
+                assert_eq!(found, expected, "{form} {statement}: {shown}");
+            }
+        }
+    }
+}

@@ -10,8 +10,13 @@
 //! all the index's columns as well, `distilface_bm25_match_row(body, query, ARRAY[title, body])`. Of a
 //! condition in that form the support function tells the planner what it is to the index, of an order
 //! [`super::order`] does.
+//!
+//! When a statement locks a row that was updated meanwhile, the executor evaluates an index scan's
+//! conditions again on the new row, by the operator, which sees one column only. In such a statement
+//! the index's part of a row form therefore lets every row through outside a scan, and the planner
+//! keeps the row form beside it.
 
-use super::query::{BoundQuery, NewQuery};
+use super::query::{BoundQuery, CHECKED_BESIDE, NewQuery};
 use super::{DISTANCE_BOUND, MATCH_BOUND, partitions};
 use crate::pg::index_am::is_access_method;
 use distilface_core::bm25::Query;
@@ -232,7 +237,8 @@ unsafe fn selected_columns(
     }
 }
 
-/// The row form of a condition as the index evaluates it, without a recheck.
+/// The row form of a condition as the index evaluates it. A recheck is needed only where the row may
+/// have changed since.
 unsafe fn index_condition(
     request: &mut pg_sys::SupportRequestIndexCondition,
 ) -> Option<*mut pg_sys::Node> {
@@ -241,9 +247,28 @@ unsafe fn index_condition(
         if request.indexarg != 0 || !is_row_form(request.funcid) {
             return None;
         }
-        let clause = match_clause(request.root, request.node, request.index, request.opfamily)?;
-        request.lossy = false;
+        request.lossy = locks_rows(request.root);
+        let column_flags = if request.lossy { CHECKED_BESIDE } else { 0 };
+        let clause = match_clause(
+            request.root,
+            request.node,
+            request.index,
+            request.opfamily,
+            column_flags,
+        )?;
         Some(pg_sys::lappend(std::ptr::null_mut(), clause.cast()).cast())
+    }
+}
+
+/// Whether the statement may evaluate conditions again on rows that were updated while it waited for
+/// their locks.
+unsafe fn locks_rows(root: *mut pg_sys::PlannerInfo) -> bool {
+    // SAFETY: null, or the planner's own structures.
+    unsafe {
+        let Some(root) = root.as_ref() else { return true };
+        (*root.parse).commandType != pg_sys::CmdType::CMD_SELECT
+            || !(*root.parse).rowMarks.is_null()
+            || !root.rowMarks.is_null()
     }
 }
 
@@ -259,12 +284,13 @@ pub unsafe fn is_row_form(function: pg_sys::Oid) -> bool {
 }
 
 /// A call of a row form as the operator's clause, where the index is the one that it is bound to and
-/// the query is known before the scan.
+/// the query is known before the scan. `column_flags` is 0 or [`CHECKED_BESIDE`].
 pub unsafe fn match_clause(
     root: *mut pg_sys::PlannerInfo,
     call: *mut pg_sys::Node,
     index: *mut pg_sys::IndexOptInfo,
     family: pg_sys::Oid,
+    column_flags: u16,
 ) -> Option<*mut pg_sys::Node> {
     // SAFETY: the planner's own nodes; what is made here is palloc'd in its memory context.
     unsafe {
@@ -283,6 +309,7 @@ pub unsafe fn match_clause(
         }
         let strategy =
             if call.funcresulttype == pg_sys::BOOLOID { MATCH_BOUND } else { DISTANCE_BOUND };
+        let query = if column_flags == 0 { query } else { flagged(query, column_flags) };
         let operator = pg_sys::get_opfamily_member(
             family,
             pg_sys::TEXTOID,
@@ -303,6 +330,25 @@ pub unsafe fn match_clause(
         );
         pg_sys::set_opfuncid(clause.cast());
         Some(clause.cast())
+    }
+}
+
+/// A bound query, a constant or a call of `bm25query_bind`, with flags at its column.
+unsafe fn flagged(query: *mut pg_sys::Node, flags: u16) -> *mut pg_sys::Node {
+    // SAFETY: the caller's node, of which `bound_index` knows the index; the copy is palloc'd.
+    unsafe {
+        let copy: *mut pg_sys::Node = pg_sys::copyObjectImpl(query.cast()).cast();
+        if is_a(copy, pg_sys::NodeTag::T_Const) {
+            let constant = &*copy.cast::<pg_sys::Const>();
+            let bound = BoundQuery::new(constant.constvalue);
+            let column = bound.column().map_or(0, |column| column as u16 + 1);
+            let value = NewQuery::new(bound.index(), column | flags, bound.raw_text());
+            return make_constant(constant.consttype, value);
+        }
+        let column = pg_sys::list_nth((*copy.cast::<pg_sys::FuncExpr>()).args, 2);
+        let column = &mut *column.cast::<pg_sys::Const>();
+        column.constvalue = pg_sys::Datum::from(column.constvalue.value() as i16 | flags as i16);
+        copy
     }
 }
 

@@ -57,7 +57,7 @@ fn distilface_bm25_match_bound(
     query: BoundQuery<'_>,
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> bool {
-    score(fcinfo, &query, MATCH_BOUND, Texts::One(text)).is_some()
+    query.is_checked_beside() || score(fcinfo, &query, MATCH_BOUND, Texts::One(text)).is_some()
 }
 
 /// `text <@> bm25query`: the negative score; 0 where the text does not match.
@@ -219,7 +219,7 @@ fn column_of(index: IndexRelation, query: &BoundQuery<'_>) -> usize {
 }
 
 /// Only where the planner could not pass the row's texts: the left operand is no column of the
-/// index's table, or a concurrent update makes a locked row's condition be looked at again.
+/// index's table.
 fn raise_other_column(index: IndexRelation, own: &str, other: &str) -> ! {
     Report::new(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

@@ -48,7 +48,7 @@ unsafe fn offer(
             .find(|&column| pg_sys::match_index_to_operand(left, column, index));
         let Some(column) = column else { return };
         let family = *(*index).opfamily.add(column as usize);
-        let Some(clause) = match_clause(root, call, index, family) else { return };
+        let Some(clause) = match_clause(root, call, index, family, 0) else { return };
         let path = pg_sys::create_index_path(
             root,
             index,

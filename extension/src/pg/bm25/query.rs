@@ -1,7 +1,7 @@
 //! The type `bm25query`: a query bound to an index and, by the planner, to one of its columns.
 //!
 //! In memory: PostgreSQL's length word, the index's oid (4 bytes), the column counted from 1 or 0 for
-//! none (2 bytes), and the query's text. Written: `index:query`.
+//! none (2 bytes, with [`CHECKED_BESIDE`]), and the query's text. Written: `index:query`.
 
 use super::index::IndexRelation;
 use crate::pg::report::Report;
@@ -16,6 +16,10 @@ use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 
 const HEAD: usize = 4 + 4 + 2;
+
+/// Added to the column: the condition is what an index scan does of one in the row form, which stands
+/// beside it. Where no index scan evaluates it, it lets every row through.
+pub const CHECKED_BESIDE: u16 = 1 << 12;
 
 /// A `bm25query` argument.
 pub struct BoundQuery<'a> {
@@ -43,7 +47,13 @@ impl BoundQuery<'_> {
     /// Its column, counted from 0.
     pub fn column(&self) -> Option<usize> {
         let bytes = self.plain.bytes();
-        usize::from(u16::from_ne_bytes([bytes[8], bytes[9]])).checked_sub(1)
+        usize::from(u16::from_ne_bytes([bytes[8], bytes[9]]) & !CHECKED_BESIDE).checked_sub(1)
+    }
+
+    /// Whether the condition's row form is evaluated as well, see [`CHECKED_BESIDE`].
+    pub fn is_checked_beside(&self) -> bool {
+        let bytes = self.plain.bytes();
+        u16::from_ne_bytes([bytes[8], bytes[9]]) & CHECKED_BESIDE != 0
     }
 
     /// The query.
