@@ -121,7 +121,8 @@ DECLARE
 	lexical_columns text[];
 	words text;
 	asked text;
-	config text;
+	configs text[];
+	snippets text[];
 	semantic_leg text;
 	lexical_leg text;
 	share text;
@@ -214,10 +215,16 @@ BEGIN
 			concat_ws(' AND ', format('t.%I OPERATOR(%s.@@@) %L::text', lexical_columns[1], own, asked),
 				condition),
 			kept);
-		EXECUTE format('SELECT i.text_configs[array_position(i.columns, $2)] FROM %s.distilface_bm25_info(coalesce((SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf LIMIT 1), $1)) i', own)
-			INTO config USING lexical_index, lexical_columns[1];
-		snippet := format('%s.distilface_highlight(t.%I, %L, %L, max_chars => 200)', own,
-			lexical_columns[1], words, coalesce(config, 'simple'));
+		EXECUTE format('SELECT ARRAY(SELECT i.text_configs[array_position(i.columns, c)] FROM unnest($2) WITH ORDINALITY u(c, place) ORDER BY place) FROM %s.distilface_bm25_info(coalesce((SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf LIMIT 1), $1)) i', own)
+			INTO configs USING lexical_index, lexical_columns;
+		snippets := ARRAY(SELECT format('%s.distilface_highlight(t.%I, %L, %L, max_chars => 200)',
+				own, c, words, coalesce(configs[place], 'simple'))
+			FROM unnest(lexical_columns) WITH ORDINALITY u(c, place) ORDER BY place);
+		-- Of several columns the first with a word of the query, or else the first.
+		snippet := CASE WHEN cardinality(snippets) = 1 THEN snippets[1] ELSE format(
+			'(SELECT h.marked FROM (VALUES %s) h(place, marked) ORDER BY (strpos(h.marked, ''<b>'') > 0) IS NOT TRUE, h.place LIMIT 1)',
+			(SELECT string_agg(format('(%s, %s)', place, s), ', ' ORDER BY place)
+				FROM unnest(snippets) WITH ORDINALITY u(s, place))) END;
 	END IF;
 
 	IF rerank IS NULL THEN

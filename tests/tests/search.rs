@@ -229,3 +229,29 @@ fn a_missing_half_is_told_once_and_bad_input_by_name() {
     assert!(session.rows("SELECT * FROM distilface_search('docs', NULL)").is_empty());
     assert!(session.rows("SELECT * FROM distilface_search('docs', '')").is_empty());
 }
+
+#[test]
+fn a_snippet_is_of_the_column_that_matched() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE TABLE pages (id int, title text, body text);
+         INSERT INTO pages VALUES (1, 'About pumps', 'Replace the valve first.'),
+           (2, 'Valve list', 'All of them.'), (3, NULL, 'A valve.'), (4, 'Nothing', NULL);
+         CREATE INDEX ON pages USING distilface_bm25 (title, body) WITH (text_config = 'english')",
+    );
+    let ask = |columns: &str| {
+        format!(
+            "SELECT p.id, s.snippet FROM distilface_search('pages', 'valves'{columns}, mode => 'lexical') s
+               JOIN pages p ON p.ctid = s.ctid ORDER BY p.id"
+        )
+    };
+    let row = |id: &str, snippet: &str| vec![Some(id.to_owned()), Some(snippet.to_owned())];
+    let expected = [
+        row("1", "Replace the <b>valve</b> first."),
+        row("2", "<b>Valve</b> list"),
+        row("3", "A <b>valve</b>."),
+    ];
+    assert_eq!(session.rows(&ask("")), expected);
+    assert_eq!(session.rows(&ask(", columns => '{title}'")), expected[1..2]);
+}
