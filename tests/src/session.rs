@@ -42,7 +42,11 @@ impl Canceler {
 }
 
 impl Session {
-    pub(crate) fn connect(
+    /// A connection to any server by its socket's directory.
+    ///
+    /// # Errors
+    /// Where the server takes none.
+    pub fn connect(
         socket_dir: &Path,
         port: u16,
         user: &str,

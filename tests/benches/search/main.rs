@@ -8,7 +8,9 @@
 //! SciFact with the defaults. PostgreSQL 15, whose tree `make pg-trees` makes.
 //!
 //! `DISTILFACE_BENCH_ROWS` makes it smaller; `DISTILFACE_BENCH_HYBRID_ROWS` bounds the rows that are
-//! embedded (all of them, unless said otherwise).
+//! embedded (all of them, unless said otherwise). `DISTILFACE_BENCH_HOST` is the socket's directory of a
+//! server to use instead of a new one: its tables of an earlier run are used again, so that a million
+//! rows are embedded once.
 
 mod corpus;
 mod hybrid;
@@ -18,6 +20,10 @@ mod text;
 
 use distilface_tests::{Cluster, Session, skip};
 use std::fmt::Write as _;
+use std::path::PathBuf;
+
+/// PostgreSQL's own.
+const PORT: u16 = 5432;
 
 fn main() {
     // `cargo nextest` and `cargo test` ask bench targets for their tests; there are none.
@@ -27,14 +33,23 @@ fn main() {
     let Some(sentences) = corpus::sentences(rows("DISTILFACE_BENCH_ROWS", 1_000_000)) else {
         skip!("no shared/data/train/sentences.tsv.gz beside the project");
     };
-    let cluster = Cluster::builder()
-        .set("shared_buffers", "2GB")
-        .set("maintenance_work_mem", "1GB")
-        .set("max_wal_size", "8GB")
-        .set("max_parallel_workers_per_gather", "0")
-        .set("jit", "off")
-        .start();
-    let mut session = cluster.session();
+    let host = std::env::var_os("DISTILFACE_BENCH_HOST").map(PathBuf::from);
+    let cluster = match &host {
+        Some(_) => None,
+        None => Some(
+            Cluster::builder()
+                .set("shared_buffers", "2GB")
+                .set("maintenance_work_mem", "1GB")
+                .set("max_wal_size", "8GB")
+                .set("max_parallel_workers_per_gather", "0")
+                .set("jit", "off")
+                .start(),
+        ),
+    };
+    let host = host.as_deref().or(cluster.as_ref().map(Cluster::host));
+    let host = host.expect("a server is started where none is named");
+    let mut session = Session::connect(host, PORT, "postgres", "postgres")
+        .unwrap_or_else(|error| panic!("no server at {}: {error}", host.display()));
     println!("{} sentences; {}\n", sentences.len(), session.one("SELECT version()"));
     let mut targets = Targets::default();
     text::run(&mut session, &sentences, &mut targets);
@@ -71,6 +86,11 @@ impl Targets {
 
 pub fn number(session: &mut Session, sql: &str) -> f64 {
     session.one(sql).parse().unwrap_or_else(|e| panic!("{sql}: {e}"))
+}
+
+/// Whether a table is left from an earlier run.
+pub fn exists(session: &mut Session, table: &str) -> bool {
+    session.one(&format!("SELECT to_regclass('{table}') IS NOT NULL")) == "t"
 }
 
 /// Seconds that a statement takes, by the server's clock.

@@ -47,7 +47,8 @@ fn read(dir: &Path, name: &str) -> String {
 
 fn load(session: &mut Session, dir: &Path) {
     session.sql(
-        "CREATE TABLE scifact_lines (line jsonb); CREATE TABLE scifact_asked (line jsonb);
+        "DROP TABLE IF EXISTS scifact_lines, scifact_asked, scifact;
+         CREATE TABLE scifact_lines (line jsonb); CREATE TABLE scifact_asked (line jsonb);
          CREATE TABLE scifact (id text, body text, e embedding(384))",
     );
     for (table, file) in [("scifact_lines", "corpus.jsonl"), ("scifact_asked", "queries.jsonl")] {

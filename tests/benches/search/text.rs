@@ -2,21 +2,28 @@
 
 use super::corpus::{self, Query};
 use super::peer::Tantivy;
-use super::{Targets, median, number, seconds};
+use super::{Targets, exists, median, number, seconds};
 use distilface_tests::Session;
 use std::collections::BTreeMap;
 
 const ROUNDS: usize = 5;
 const INSERTS: usize = 10_000;
+/// Added to the ids of inserted rows, by which they are removed again.
+const MORE: usize = 100_000_000;
 
 pub fn run(session: &mut Session, sentences: &[String], targets: &mut Targets) {
+    if !exists(session, "ours") {
+        session.sql("CREATE TABLE ours (id int, body text)");
+        corpus::copy(session, "ours", sentences.iter().map(String::as_str));
+    }
+    let rows = number(session, "SELECT count(*) FROM ours");
+    assert_eq!(rows as usize, sentences.len(), "the rows of an earlier run are as many");
     session.sql(
-        "CREATE TABLE ours (id int, body text);
+        "DROP TABLE IF EXISTS theirs;
          CREATE TABLE theirs (id int, body text,
-           ts tsvector GENERATED ALWAYS AS (to_tsvector('simple', body)) STORED)",
+           ts tsvector GENERATED ALWAYS AS (to_tsvector('simple', body)) STORED);
+         INSERT INTO theirs SELECT id, body FROM ours",
     );
-    corpus::copy(session, "ours", sentences.iter().map(String::as_str));
-    session.sql("INSERT INTO theirs SELECT id, body FROM ours");
     session.sql("VACUUM (FREEZE, ANALYZE) ours");
     session.sql("VACUUM (FREEZE, ANALYZE) theirs");
     let tantivy = build(session, sentences, targets);
@@ -48,13 +55,13 @@ fn build(session: &mut Session, sentences: &[String], targets: &mut Targets) -> 
 }
 
 fn top_ten(session: &mut Session, tantivy: &Tantivy, queries: &[Query], targets: &mut Targets) {
-    session.sql("CREATE TABLE queries (id int, q text, ts tsquery)");
+    session.sql("DROP TABLE IF EXISTS queries; CREATE TABLE queries (id int, q text, ts tsquery)");
     for (id, query) in queries.iter().enumerate() {
         let (words, ts) = (query.terms.join(" "), query.terms.join(" | "));
         session.sql(&format!("INSERT INTO queries VALUES ({id}, '{words}', '{ts}')"));
     }
     session.sql(
-        "CREATE FUNCTION ask_ours(OUT id int, OUT spent float8, OUT best float8) RETURNS SETOF record
+        "CREATE OR REPLACE FUNCTION ask_ours(OUT id int, OUT spent float8, OUT best float8) RETURNS SETOF record
          LANGUAGE plpgsql AS $$
          DECLARE r record; began timestamptz; got float8[];
          BEGIN
@@ -65,7 +72,7 @@ fn top_ten(session: &mut Session, tantivy: &Tantivy, queries: &[Query], targets:
              RETURN NEXT;
            END LOOP;
          END $$;
-         CREATE FUNCTION ask_theirs(OUT id int, OUT spent float8, OUT best float8) RETURNS SETOF record
+         CREATE OR REPLACE FUNCTION ask_theirs(OUT id int, OUT spent float8, OUT best float8) RETURNS SETOF record
          LANGUAGE plpgsql AS $$
          DECLARE r record; began timestamptz; got float8[];
          BEGIN
@@ -143,22 +150,22 @@ fn top_ten(session: &mut Session, tantivy: &Tantivy, queries: &[Query], targets:
 
 /// Rows one by one, in the same transaction; both sides pay for what they put off meanwhile.
 fn inserts(session: &mut Session, sentences: &[String], targets: &mut Targets) {
-    session.sql("CREATE UNLOGGED TABLE more (id int, body text)");
+    session.sql("DROP TABLE IF EXISTS more; CREATE UNLOGGED TABLE more (id int, body text)");
     let few = sentences.iter().rev().take(INSERTS).map(String::as_str);
     corpus::copy(session, "more", few);
-    session.sql(
-        "CREATE FUNCTION add_to(target text, low int, high int) RETURNS float8 LANGUAGE plpgsql AS $$
+    session.sql(&format!(
+        "CREATE OR REPLACE FUNCTION add_to(target text, low int, high int) RETURNS float8 LANGUAGE plpgsql AS $$
          DECLARE r record; began timestamptz; spent float8 := 0;
          BEGIN
            FOR r IN SELECT * FROM more m WHERE m.id >= low AND m.id < high ORDER BY m.id LOOP
              began := clock_timestamp();
-             IF target = 'ours' THEN INSERT INTO ours VALUES (r.id, r.body);
-             ELSE INSERT INTO theirs (id, body) VALUES (r.id, r.body); END IF;
+             IF target = 'ours' THEN INSERT INTO ours VALUES (r.id + {MORE}, r.body);
+             ELSE INSERT INTO theirs (id, body) VALUES (r.id + {MORE}, r.body); END IF;
              spent := spent + extract(epoch FROM clock_timestamp() - began);
            END LOOP;
            RETURN spent;
-         END $$",
-    );
+         END $$"
+    ));
     let mut spent = [0.0, 0.0];
     for low in (0..INSERTS).step_by(1000) {
         for (side, table) in ["ours", "theirs"].into_iter().enumerate() {
@@ -166,6 +173,8 @@ fn inserts(session: &mut Session, sentences: &[String], targets: &mut Targets) {
             spent[side] += number(session, &format!("SELECT add_to('{table}', {low}, {high})"));
         }
     }
+    session.sql(&format!("DELETE FROM ours WHERE id >= {MORE}"));
+    session.sql("VACUUM ours");
     let [ours, theirs] = spent.map(|seconds| INSERTS as f64 / seconds);
     println!("single-row inserts a second: {ours:.0} against {theirs:.0}\n");
     targets.at_least("inserts_vs_gin", ours / theirs, 1.0);
