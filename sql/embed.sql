@@ -67,5 +67,11 @@ CREATE FUNCTION distilface_token_count(text, model text) RETURNS integer
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 100;
 COMMENT ON FUNCTION distilface_token_count(text, text) IS 'tokens of a text, before any cut, for a named model';
 
+CREATE FUNCTION distilface_embedded(OUT texts bigint, OUT tokens bigint, OUT remembered bigint)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'distilface_embedded_wrapper'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION distilface_embedded() IS 'what this session has embedded: texts and tokens that the encoder read, texts whose vector it remembered';
+
 CREATE SCHEMA distilface;
 GRANT USAGE ON SCHEMA distilface TO PUBLIC;

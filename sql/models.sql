@@ -57,14 +57,18 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON distilfac
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON distilface.model_role
 	FOR EACH STATEMENT EXECUTE FUNCTION distilface.models_changed();
 
+-- Functions that look into catalogs have jit off: their estimates are far above their work, and
+-- compiling took hundreds of times as long.
+
 -- What a model is used by: the C functions cannot be asked what they were called with, so an object
 -- uses a model when it depends on one of our functions with an argument "model" and its definition
--- names the model as a literal. A text index tells its model itself.
+-- names the model as a literal. A text index tells its model itself. With `changed`, of these objects
+-- and what belongs to them only.
 CREATE FUNCTION distilface.model_calls(
-	OUT classid oid, OUT objid oid, OUT objsubid integer, OUT definition text)
+	changed oid[] DEFAULT NULL, OUT classid oid, OUT objid oid, OUT objsubid integer, OUT definition text)
 	RETURNS SETOF record
 	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	WITH takes_model AS (
 		SELECT p.oid FROM pg_proc p
@@ -77,6 +81,15 @@ AS $$
 			WHERE d.refclassid = 'pg_proc'::regclass
 			AND d.refobjid IN (SELECT t.oid FROM takes_model t)
 			AND d.deptype IN ('n', 'a')
+			-- The object itself, or what it belongs to.
+			AND (changed IS NULL OR d.objid = ANY (changed) OR CASE d.classid
+				WHEN 'pg_attrdef'::regclass THEN (SELECT a.adrelid FROM pg_attrdef a WHERE a.oid = d.objid)
+				WHEN 'pg_constraint'::regclass THEN
+					(SELECT greatest(c.conrelid, c.contypid) FROM pg_constraint c WHERE c.oid = d.objid)
+				WHEN 'pg_rewrite'::regclass THEN (SELECT r.ev_class FROM pg_rewrite r WHERE r.oid = d.objid)
+				WHEN 'pg_trigger'::regclass THEN (SELECT t.tgrelid FROM pg_trigger t WHERE t.oid = d.objid)
+				WHEN 'pg_policy'::regclass THEN (SELECT p.polrelid FROM pg_policy p WHERE p.oid = d.objid)
+			END = ANY (changed))
 	)
 	SELECT u.classid, u.objid, u.objsubid,
 		CASE u.classid
@@ -109,7 +122,7 @@ CREATE FUNCTION distilface.stored_calls(
 	OUT relation oid, OUT what text, OUT definition text)
 	RETURNS SETOF record
 	LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	SELECT a.attrelid, format('generated column "%s" of table %s', a.attname, a.attrelid::regclass), c.definition
 		FROM distilface.model_calls() c
@@ -127,7 +140,7 @@ REVOKE EXECUTE ON FUNCTION distilface.stored_calls FROM PUBLIC;
 
 CREATE FUNCTION distilface.check_stored_calls() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	changed oid[];
@@ -169,6 +182,39 @@ REVOKE EXECUTE ON FUNCTION distilface.check_stored_calls FROM PUBLIC;
 CREATE EVENT TRIGGER distilface_check_stored_calls ON ddl_command_end
 	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
 	EXECUTE FUNCTION distilface.check_stored_calls();
+
+-- Whoever makes an object that names a model holds the model's row, as a pipeline and a text index do,
+-- so that a drop waits until the object can be seen. CREATE INDEX CONCURRENTLY lets its index be seen
+-- before it comes here; a drop in between makes it end with this error.
+CREATE FUNCTION distilface.hold_models() RETURNS event_trigger
+	LANGUAGE plpgsql SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	changed CONSTANT oid[] := ARRAY(SELECT DISTINCT c.objid FROM pg_event_trigger_ddl_commands() c);
+	call record;
+	held record;
+BEGIN
+	FOR call IN SELECT c.definition FROM distilface.model_calls(changed) c LOOP
+		FOR held IN SELECT m.name, m.revision, m.sha256 FROM distilface.model m
+				WHERE position(quote_literal(m.name) IN call.definition) > 0 FOR KEY SHARE LOOP
+			IF held.sha256 IS NULL AND NOT EXISTS (
+					SELECT FROM distilface.library_models() l WHERE l.revision = held.revision) THEN
+				RAISE EXCEPTION 'model "%" does not exist', held.name USING ERRCODE = 'undefined_object',
+					DETAIL = 'It was dropped.',
+					HINT = 'See distilface.models for the loaded ones.';
+			END IF;
+		END LOOP;
+	END LOOP;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.hold_models FROM PUBLIC;
+CREATE EVENT TRIGGER distilface_hold_models ON ddl_command_end
+	WHEN TAG IN ('CREATE INDEX', 'CREATE VIEW', 'CREATE MATERIALIZED VIEW', 'CREATE TABLE', 'ALTER TABLE',
+		'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA', 'CREATE RULE', 'CREATE TRIGGER',
+		'CREATE POLICY', 'ALTER POLICY', 'CREATE STATISTICS', 'CREATE DOMAIN', 'ALTER DOMAIN',
+		'CREATE FUNCTION', 'CREATE PROCEDURE')
+	EXECUTE FUNCTION distilface.hold_models();
 
 -- What runs with the rights of the tables' owner, called by the C functions below once they have
 -- asked what the user may do.
@@ -241,7 +287,7 @@ REVOKE EXECUTE ON FUNCTION distilface.index_revision FROM PUBLIC;
 CREATE FUNCTION distilface.model_uses(wait boolean, OUT name text, OUT used_by text)
 	RETURNS SETOF record
 	LANGUAGE sql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	SELECT m.name, CASE c.classid
 			WHEN 'pg_class'::regclass THEN CASE c.objsubid
@@ -280,7 +326,13 @@ DECLARE
 	referring record;
 	rows bigint;
 BEGIN
-	-- Whoever builds an index or makes a pipeline with this model holds its row until he commits.
+	-- An older snapshot would not show what was made while this waited.
+	IF current_setting('transaction_isolation') <> 'read committed' THEN
+		RAISE EXCEPTION 'a model cannot be dropped in a transaction that is %', current_setting('transaction_isolation')
+			USING ERRCODE = 'invalid_transaction_state',
+			HINT = 'Drop it in a READ COMMITTED transaction.';
+	END IF;
+	-- Whoever makes what uses this model holds its row until he commits.
 	SELECT m.sha256 INTO old_sha256 FROM distilface.model m WHERE m.name = old_name FOR UPDATE;
 	SELECT string_agg(u.used_by, ', ' ORDER BY u.used_by COLLATE "C") INTO uses
 		FROM distilface.model_uses(true) u WHERE u.name = old_name;
@@ -372,7 +424,7 @@ CREATE FUNCTION distilface.all_models(
 	OUT loaded_at timestamptz, OUT manifest jsonb)
 	RETURNS SETOF record
 	LANGUAGE sql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	WITH listed AS (
 		SELECT m.name, m.revision, m.sha256, m.source, m.bytes, m.builtin, m.loaded_at, m.manifest

@@ -109,6 +109,8 @@ CREATE FUNCTION distilface.as_owner(relation regclass, name text, args jsonb) RE
 	AS 'MODULE_PATHNAME', 'distilface_as_owner_wrapper' LANGUAGE C VOLATILE STRICT;
 CREATE FUNCTION distilface.wake_worker() RETURNS void
 	AS 'MODULE_PATHNAME', 'distilface_wake_worker_wrapper' LANGUAGE C VOLATILE;
+CREATE FUNCTION distilface.require_no_block(procedure text) RETURNS void
+	AS 'MODULE_PATHNAME', 'distilface_require_no_block_wrapper' LANGUAGE C VOLATILE STRICT;
 CREATE FUNCTION distilface.has_worker() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'distilface_has_worker_wrapper' LANGUAGE C VOLATILE;
 
@@ -118,19 +120,23 @@ CREATE TYPE distilface.pipeline AS (
 	id integer, relation regclass, form text, model text, revision text, chunk_table regclass,
 	chunk_tokens integer, chunk_overlap integer, replaces integer, adds_target boolean,
 	build_index text, index_options text, made_index boolean, filled boolean,
-	source text, target text, keys text[], key_types text[]
+	source text, target text, keys text[], key_types text[],
+	-- What distilface_vectorize was given as target.
+	name text
 );
 
 CREATE FUNCTION distilface.describe(target regclass DEFAULT NULL) RETURNS SETOF distilface.pipeline
 	LANGUAGE sql STABLE ROWS 5
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	SELECT p.id, p.relation, p.form, p.model, p.revision, p.chunk_table, p.chunk_tokens,
 		p.chunk_overlap, p.replaces, p.adds_target, p.build_index, p.index_options, p.made_index,
 		p.filled, c.names[1],
 		CASE WHEN p.chunk_table IS NULL THEN c.names[2] ELSE 'e' END,
 		c.names[CASE WHEN p.chunk_table IS NULL THEN 3 ELSE 2 END:],
-		c.types[CASE WHEN p.chunk_table IS NULL THEN 3 ELSE 2 END:]
+		c.types[CASE WHEN p.chunk_table IS NULL THEN 3 ELSE 2 END:],
+		CASE WHEN p.chunk_table IS NULL THEN c.names[2] ELSE
+			(SELECT k.relname::text FROM pg_class k WHERE k.oid = p.chunk_table) END
 	FROM distilface.pipelines p
 	JOIN pg_class r ON r.oid = p.relation
 	JOIN pg_trigger t ON t.tgrelid = p.relation AND t.tgfoid = 'distilface.pipeline_trigger()'::regprocedure
@@ -151,7 +157,7 @@ COMMENT ON FUNCTION distilface.describe(regclass) IS 'the pipelines of a table, 
 -- are those of a unique index over the key columns, whatever the search path and the types.
 CREATE FUNCTION distilface.key_condition(relation regclass, keys text[], types text[], alias text, key text)
 	RETURNS text LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	SELECT string_agg(format('%s.%I %s ((%s)::text[])[%s]::%s', alias, k.name,
 		coalesce((SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
@@ -185,7 +191,7 @@ AS $$ SELECT left(state, 2) IN ('08', '25', '40', '53', '57', '58', 'XX') OR sta
 -- Makes a pipeline, or finds the one that is there already.
 CREATE FUNCTION distilface.owner_install(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	source CONSTANT text := args ->> 'source';
@@ -266,8 +272,7 @@ BEGIN
 
 	-- Calling again resumes.
 	FOR known IN SELECT * FROM distilface.describe(owner_install.target) LOOP
-		IF (CASE WHEN known.chunk_table IS NULL THEN known.target ELSE
-			(SELECT c.relname FROM pg_class c WHERE c.oid = known.chunk_table) END) = into_name THEN
+		IF known.name = into_name THEN
 			IF known.source <> source OR known.form <> form OR (known.chunk_table IS NOT NULL) <> chunked THEN
 				RAISE EXCEPTION '"%" is filled from column "%" by form "%" already', into_name, known.source, known.form
 					USING ERRCODE = 'duplicate_object',
@@ -281,6 +286,11 @@ BEGIN
 		END IF;
 	END LOOP;
 
+	IF chunked THEN
+		-- What cannot be, before there is a table for it.
+		PERFORM @extschema@.distilface_chunk('', (args ->> 'chunk_tokens')::integer,
+			coalesce((args ->> 'chunk_overlap')::integer, 0), model_name);
+	END IF;
 	IF chunked OR form = 'queue' THEN
 		SELECT array_agg(a.attname::text ORDER BY u.place),
 			array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.place) INTO keys, types
@@ -362,7 +372,7 @@ $$;
 -- Builds a pipeline's index, unless its column has one.
 CREATE FUNCTION distilface.build_index(p distilface.pipeline) RETURNS void
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	relation CONSTANT regclass := coalesce(p.chunk_table, p.relation);
@@ -384,7 +394,7 @@ CREATE FUNCTION distilface.write_rows(p distilface.pipeline, leaf regclass, keys
 		xmins xid[], texts text[])
 	RETURNS bigint[]
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET enable_seqscan = off
 	SET "distilface.on_overflow" = 'silent'
 AS $$
@@ -450,7 +460,7 @@ CREATE FUNCTION distilface.write_good_rows(p distilface.pipeline, leaf regclass,
 		xmins xid[], texts text[])
 	RETURNS bigint[]
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	count CONSTANT integer := cardinality(tids);
@@ -489,7 +499,7 @@ CREATE FUNCTION distilface.read_keys(p distilface.pipeline, keys text[], bytes b
 		OUT leaf regclass, OUT key text, OUT tid tid, OUT xmin xid, OUT body text, OUT within boolean)
 	RETURNS SETOF record
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
 	SET enable_seqscan = off
 AS $$
@@ -508,7 +518,7 @@ $$;
 -- oldest change. The texts are read after that, so they are no older than the changes.
 CREATE FUNCTION distilface.work_queue(p distilface.pipeline, bytes bigint, OUT claimed integer, OUT embedded bigint)
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	changes bigint[];
@@ -553,7 +563,7 @@ $$;
 CREATE FUNCTION distilface.read_places(p distilface.pipeline, leaf regclass, after tid, bytes bigint,
 		OUT keys text[], OUT tids tid[], OUT xmins xid[], OUT texts text[])
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
 	-- What is left is a TID range scan, which gives places in their order.
 	SET enable_seqscan = off SET enable_indexscan = off SET enable_indexonlyscan = off
@@ -577,7 +587,7 @@ $$;
 CREATE FUNCTION distilface.backfill(p distilface.pipeline, bytes bigint,
 		OUT embedded bigint, OUT finished boolean, OUT pause double precision)
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	state distilface.backfills;
@@ -638,7 +648,7 @@ $$;
 -- One short transaction's worth of a pipeline's work.
 CREATE FUNCTION distilface.owner_step(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	p distilface.pipeline;
@@ -698,7 +708,7 @@ $$;
 
 CREATE FUNCTION distilface.step(pipeline integer, OUT again boolean, OUT pause double precision, OUT filled boolean)
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	relation CONSTANT regclass := (SELECT p.relation FROM distilface.pipelines p WHERE p.id = step.pipeline);
@@ -716,7 +726,7 @@ $$;
 -- What the background worker calls: an error becomes a note and a rest.
 CREATE FUNCTION distilface.attempt(pipeline integer, OUT again boolean, OUT pause double precision)
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	message text;
@@ -732,7 +742,7 @@ $$;
 REVOKE ALL ON FUNCTION distilface.attempt(integer) FROM PUBLIC;
 
 CREATE FUNCTION distilface.with_work() RETURNS integer[] LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	SELECT coalesce(array_agg(d.id ORDER BY d.id), '{}') FROM distilface.describe() d
 	JOIN pg_class c ON c.oid = d.relation AND c.relpersistence <> 't'
@@ -742,7 +752,7 @@ $$;
 -- The chunk trigger: one row, at once.
 CREATE FUNCTION distilface.refresh_now(pipeline integer, key text) RETURNS void
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	p distilface.pipeline;
@@ -758,7 +768,7 @@ $$;
 
 CREATE FUNCTION distilface.install(target regclass, args jsonb) RETURNS integer
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
 	IF args ->> 'form' = 'generated' THEN
@@ -780,6 +790,9 @@ DECLARE
 	done boolean;
 	wait double precision;
 BEGIN
+	PERFORM distilface.require_no_block('distilface_vectorize');
+	-- Fails at once where nothing can be committed, as inside a function.
+	COMMIT;
 	pipeline := distilface.install("table", pg_catalog.jsonb_build_object('source', source, 'target', target,
 		'form', form, 'model', model, 'chunk_tokens', chunk_tokens, 'chunk_overlap', chunk_overlap,
 		'build_index', build_index, 'index_options', index_options));
@@ -806,6 +819,8 @@ DECLARE
 	wait double precision;
 	queue integer[];
 BEGIN
+	PERFORM distilface.require_no_block('distilface_run');
+	COMMIT;
 	queue := distilface.runnable("table");
 	COMMIT;
 	FOREACH pipeline IN ARRAY queue LOOP
@@ -821,7 +836,7 @@ $$;
 COMMENT ON PROCEDURE distilface_run(regclass) IS 'embeds what waits, of one table or of all that the caller owns';
 
 CREATE FUNCTION distilface.runnable("table" regclass) RETURNS integer[] LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	SELECT coalesce(array_agg(d.id ORDER BY d.id), '{}') FROM distilface.describe("table") d
 	JOIN pg_class c ON c.oid = d.relation

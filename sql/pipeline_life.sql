@@ -3,7 +3,7 @@
 -- True counts, by looking at every row: for a table, of what it has and what is to come.
 CREATE FUNCTION distilface.count_rows(p distilface.pipeline, OUT done bigint, OUT pending bigint, OUT failed bigint)
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
 AS $$
 DECLARE
@@ -52,7 +52,7 @@ COMMENT ON VIEW distilface.failures IS 'rows that could not be embedded, with th
 -- Bad rows go back to what waits.
 CREATE FUNCTION distilface.owner_retry(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	p distilface.pipeline;
@@ -79,7 +79,7 @@ $$;
 
 CREATE FUNCTION distilface_retry("table" regclass) RETURNS bigint
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
 	PERFORM distilface.wake_worker();
@@ -91,7 +91,7 @@ COMMENT ON FUNCTION distilface_retry(regclass) IS 'puts failed rows back into th
 -- Takes a pipeline away with all it added, or leaves the vectors as data.
 CREATE FUNCTION distilface.owner_uninstall(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	p distilface.pipeline;
@@ -102,7 +102,7 @@ BEGIN
 	FOR p IN SELECT * FROM distilface.describe(owner_uninstall.target) d
 		WHERE CASE WHEN args ? 'pipeline' THEN d.id = (args ->> 'pipeline')::integer
 			ELSE (args ->> 'target') IS NULL
-			OR (args ->> 'target') = coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = d.chunk_table), d.target) END LOOP
+			OR (args ->> 'target') = d.name END LOOP
 		PERFORM distilface.drop_triggers(p.id, p.relation);
 		IF keep AND p.form <> 'generated' THEN
 			NULL;
@@ -130,7 +130,7 @@ $$;
 
 CREATE FUNCTION distilface.drop_triggers(pipeline integer, relation regclass) RETURNS void
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	name text;
@@ -147,7 +147,7 @@ $$;
 
 CREATE FUNCTION distilface.forget(pipeline integer) RETURNS void
 	LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 BEGIN ATOMIC
 	DELETE FROM distilface.queue q WHERE q.pipeline = forget.pipeline;
 	DELETE FROM distilface.failed_rows f WHERE f.pipeline = forget.pipeline;
@@ -158,7 +158,7 @@ END;
 
 CREATE FUNCTION distilface_unvectorize("table" regclass, target text DEFAULT NULL, keep_data boolean DEFAULT false) RETURNS integer
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
 	RETURN (distilface.as_owner("table", 'owner_uninstall',
@@ -170,7 +170,7 @@ COMMENT ON FUNCTION distilface_unvectorize(regclass, text, boolean) IS 'ends a t
 -- A table or column that goes takes its pipelines along.
 CREATE FUNCTION distilface.on_drop() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	gone record;
@@ -197,12 +197,11 @@ CREATE EVENT TRIGGER distilface_on_drop ON sql_drop
 -- Prepares the successor of a pipeline: the same with another model, beside it, indexed while empty.
 CREATE FUNCTION distilface.owner_shadow(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	old distilface.pipeline;
 	shadow distilface.pipeline;
-	old_name text;
 	made jsonb;
 	twin record;
 	matching integer;
@@ -210,7 +209,7 @@ BEGIN
 	matching := 0;
 	FOR shadow IN SELECT d.* FROM distilface.describe(owner_shadow.target) d
 		WHERE d.replaces IS NULL AND ((args ->> 'target') IS NULL
-			OR (args ->> 'target') = coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = d.chunk_table), d.target)) LOOP
+			OR (args ->> 'target') = d.name) LOOP
 		old := shadow;
 		matching := matching + 1;
 	END LOOP;
@@ -233,9 +232,8 @@ BEGIN
 		END IF;
 		RETURN jsonb_build_object('pipeline', shadow.id, 'old', old.id);
 	END IF;
-	old_name := coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = old.chunk_table), old.target);
 	made := distilface.owner_install(owner_shadow.target, jsonb_build_object('source', old.source, 'form', old.form,
-		'target', left(old_name, 50) || '_next', 'model', args ->> 'model', 'chunk_tokens', old.chunk_tokens,
+		'target', left(old.name, 50) || '_next', 'model', args ->> 'model', 'chunk_tokens', old.chunk_tokens,
 		'chunk_overlap', old.chunk_overlap, 'build_index', 'none', 'replaces', old.id));
 	SELECT d.* INTO shadow FROM distilface.describe(owner_shadow.target) d WHERE d.id = (made ->> 'pipeline')::integer;
 	FOR twin IN
@@ -264,13 +262,12 @@ $$;
 -- long for. False where the lock was not to be had, or rows came in between.
 CREATE FUNCTION distilface.owner_swap(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET lock_timeout = '1s'
 AS $$
 DECLARE
 	shadow distilface.pipeline;
 	old distilface.pipeline;
-	old_name text;
 	twin record;
 	failed bigint;
 BEGIN
@@ -292,7 +289,6 @@ BEGIN
 			DETAIL = 'The table goes on with its old vectors.',
 			HINT = 'See distilface.failures. SELECT distilface_retry(...) and call again, or distilface_revectorize_abort(...).';
 	END IF;
-	old_name := coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = old.chunk_table), old.target);
 	PERFORM distilface.drop_triggers(old.id, old.relation);
 	PERFORM distilface.forget(old.id);
 	UPDATE distilface.pipelines SET replaces = NULL, adds_target = old.adds_target, build_index = old.build_index,
@@ -300,10 +296,10 @@ BEGIN
 	-- Views over the old vectors make this fail, and everything stays as it was.
 	IF old.chunk_table IS NOT NULL THEN
 		EXECUTE format('DROP TABLE %s', old.chunk_table);
-		EXECUTE format('ALTER TABLE %s RENAME TO %I', shadow.chunk_table, old_name);
+		EXECUTE format('ALTER TABLE %s RENAME TO %I', shadow.chunk_table, old.name);
 	ELSE
 		EXECUTE format('ALTER TABLE %s DROP COLUMN %I', old.relation, old.target);
-		EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', shadow.relation, shadow.target, old_name);
+		EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', shadow.relation, shadow.target, old.name);
 	END IF;
 	FOR twin IN SELECT c.oid::regclass AS index, left(c.relname, -5) AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 		WHERE i.indrelid = coalesce(shadow.chunk_table, shadow.relation) AND c.relname LIKE '%\_next'
@@ -316,7 +312,7 @@ $$;
 
 CREATE FUNCTION distilface.shadow(target regclass, model text, into_target text) RETURNS integer
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
 	RETURN (distilface.as_owner(target, 'owner_shadow', jsonb_build_object('model', model, 'target', into_target)) ->> 'pipeline')::integer;
@@ -325,7 +321,7 @@ $$;
 
 CREATE FUNCTION distilface.swap(target regclass, pipeline integer) RETURNS boolean
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
 	RETURN (distilface.as_owner(target, 'owner_swap', jsonb_build_object('pipeline', pipeline)) ->> 'swapped')::boolean;
@@ -344,6 +340,8 @@ DECLARE
 	more boolean;
 	wait double precision;
 BEGIN
+	PERFORM distilface.require_no_block('distilface_revectorize');
+	COMMIT;
 	pipeline := distilface.shadow("table", model, target);
 	old := distilface.replaced(pipeline);
 	PERFORM distilface.wake_worker();
@@ -369,12 +367,12 @@ COMMENT ON PROCEDURE distilface_revectorize(regclass, text, text, regclass, inte
 	IS 'moves a table to another model while it is in use; calling it again resumes';
 
 CREATE FUNCTION distilface.replaced(pipeline integer) RETURNS integer LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$ SELECT p.replaces FROM distilface.pipelines p WHERE p.id = pipeline $$;
 
 CREATE FUNCTION distilface_revectorize_abort("table" regclass) RETURNS integer
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	pipeline integer;
@@ -395,7 +393,7 @@ COMMENT ON FUNCTION distilface_revectorize_abort(regclass) IS 'gives up an unfin
 CREATE FUNCTION distilface.evaluate(pipeline integer, judgments regclass, k integer,
 		OUT queries bigint, OUT ndcg double precision, OUT recall double precision, OUT mrr double precision)
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
 AS $$
 DECLARE
@@ -456,13 +454,13 @@ END
 $$;
 
 CREATE FUNCTION distilface.ndcg(pipeline integer, judgments regclass, k integer) RETURNS double precision LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$ SELECT e.ndcg FROM distilface.evaluate(pipeline, judgments, k) e $$;
 
 CREATE FUNCTION distilface_eval("table" regclass, judgments regclass, k integer DEFAULT 10, target text DEFAULT NULL,
 		OUT queries bigint, OUT ndcg double precision, OUT recall double precision, OUT mrr double precision)
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp
+	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
 	pipeline integer;
@@ -470,7 +468,7 @@ DECLARE
 BEGIN
 	SELECT d.id, count(*) OVER () INTO pipeline, matching FROM distilface.describe("table") d
 		WHERE distilface_eval.target IS NULL AND d.replaces IS NULL
-			OR distilface_eval.target = coalesce((SELECT c.relname FROM pg_class c WHERE c.oid = d.chunk_table), d.target);
+			OR distilface_eval.target = d.name;
 	IF matching IS DISTINCT FROM 1 THEN
 		RAISE EXCEPTION 'table % has % pipelines to choose from', "table", coalesce(matching, 0)
 			USING ERRCODE = 'ambiguous_parameter', HINT = 'Say target => ''the column or chunk table''. See distilface.pipelines.';

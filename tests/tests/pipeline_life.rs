@@ -406,7 +406,7 @@ fn no_search_path_bends_it() {
 fn what_cannot_be_vectorized_says_why() {
     let cluster = Cluster::start();
     let mut session = cluster.session();
-    session.sql("CREATE TABLE bare (body text, n int); CREATE VIEW v AS SELECT * FROM bare; CREATE TABLE forced (body text); ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY");
+    session.sql("CREATE TABLE bare (body text, n int); CREATE VIEW v AS SELECT * FROM bare; CREATE TABLE keyed (id int PRIMARY KEY, body text); CREATE TABLE forced (body text); ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY");
     for (call, code) in [
         ("'bare', 'nothing'", "42703"),
         ("'bare', 'n'", "42804"),
@@ -419,9 +419,23 @@ fn what_cannot_be_vectorized_says_why() {
         ("'bare', 'body', 'n'", "42804"),
         ("'bare', 'body', build_index => 'now'", "22023"),
         ("'bare', 'body', form => 'generated', chunk_tokens => 32", "22023"),
+        ("'keyed', 'body', chunk_tokens => 1", "22023"),
+        ("'keyed', 'body', chunk_tokens => 32, chunk_overlap => 32", "22023"),
     ] {
         let error = session.error(&format!("CALL distilface_vectorize({call})"));
         assert_eq!(error.code.code(), code, "{call}: {error}");
+    }
+    // Before anything is done: in a block, in one string with others, in a function.
+    session.sql("CREATE FUNCTION atomic() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL distilface_vectorize('bare', 'body'); END $$");
+    for (statements, code) in [
+        ("BEGIN; CALL distilface_vectorize('bare', 'body')", "25001"),
+        ("CALL distilface_vectorize('bare', 'body'); SELECT 1", "25001"),
+        ("CALL distilface_revectorize('bare', 'x'); SELECT 1", "25001"),
+        ("CALL distilface_run(); SELECT 1", "25001"),
+        ("SELECT atomic()", "2D000"),
+    ] {
+        let error = cluster.error(statements);
+        assert_eq!(error.code.code(), code, "{statements}: {error}");
     }
     assert_eq!(session.one("SELECT count(*) FROM distilface.pipelines"), "0");
 }

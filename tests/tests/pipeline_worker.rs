@@ -60,7 +60,7 @@ fn nothing_is_lost_or_left_stale_when_workers_die() {
     let mut session = cluster.session();
     session.sql("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs SELECT i, 'row ' || i FROM generate_series(1, 100) i");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e', form => 'queue')");
-    for round in 0..size(10, 100) {
+    for round in 0..size(6, 100) {
         session.sql(&format!(
             "UPDATE docs SET body = 'row ' || id || ' of round {round}' WHERE id % 5 = {round} % 5;
              INSERT INTO docs VALUES (1000 + {round}, 'added in round {round}'); DELETE FROM docs WHERE id = 1000 + {round} - 7"
@@ -86,6 +86,55 @@ fn nothing_is_lost_or_left_stale_when_workers_die() {
     wait_for(&mut session, WAITING, "0");
     assert_eq!(session.one(STALE), "0");
     assert_eq!(session.one("SELECT count(*) FROM distilface.failures"), "0");
+}
+
+/// A log in the same transaction as the vectors tells how often each change was embedded.
+#[test]
+fn each_change_is_embedded_once_however_many_workers_die() {
+    let cluster = start();
+    let mut session = cluster.session();
+    session.sql("CREATE TABLE docs (id int PRIMARY KEY, body text); INSERT INTO docs SELECT i, 'row ' || i FROM generate_series(1, 400) i");
+    session.sql("CALL distilface_vectorize('docs', 'body', 'e', form => 'queue')");
+    session.sql(
+        "CREATE TABLE done (id int, body text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN INSERT INTO public.done VALUES (NEW.id, NEW.body); RETURN NULL; END $$;
+         CREATE TRIGGER note AFTER UPDATE OF e ON docs FOR EACH ROW EXECUTE FUNCTION note()",
+    );
+    let (kills, mut killed, mut rounds) = (size(4, 100), 0, 0);
+    while killed < kills {
+        if session.one(WAITING) == "0" {
+            rounds += 1;
+            session.sql(&format!("UPDATE docs SET body = 'row ' || id || ' of round {rounds}'"));
+        }
+        std::thread::scope(|scope| {
+            let mut client = cluster.session();
+            let pid = client.pid();
+            scope.spawn(move || {
+                let _ = client.client().simple_query("CALL distilface_run()");
+            });
+            session.sql("SELECT distilface.wake_worker()");
+            std::thread::sleep(Duration::from_millis(rand::random_range(0..400)));
+            let died: usize = session
+                .one("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'distilface worker'")
+                .parse()
+                .expect("a count");
+            killed += died;
+            if rand::random() {
+                session.sql(&format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {pid}"
+                ));
+            }
+        });
+    }
+    eprintln!("{killed} workers killed in {rounds} rounds");
+    session.sql("CALL distilface_run()");
+    wait_for(&mut session, WAITING, "0");
+    assert_eq!(session.column("SELECT error FROM distilface.failures LIMIT 1"), [""; 0]);
+    assert_eq!(session.one(STALE), "0");
+    let twice = "SELECT count(*) FROM (SELECT FROM done GROUP BY id, body HAVING count(*) > 1) d";
+    assert_eq!(session.one(twice), "0");
+    assert_eq!(session.one("SELECT count(*) FROM done"), (400 * rounds).to_string());
 }
 
 #[test]

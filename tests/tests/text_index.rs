@@ -138,3 +138,127 @@ fn without_an_index_the_operator_gives_the_same_order() {
     assert_eq!(ids.iter().filter(|id| ["1", "2"].contains(&id.as_str())).count(), 2, "{ids:?}");
     assert_eq!(session.one("SELECT (body <=> NULL) IS NULL FROM docs WHERE id = 1"), "t");
 }
+
+#[test]
+fn a_build_shows_its_rows_and_tokens() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    fill(&mut session);
+    let tokens =
+        session.one("SELECT sum(distilface_token_count(body)) FROM docs WHERE body ~ '\\S'");
+    let mut watcher = cluster.session();
+    watcher.sql("SELECT pg_advisory_lock(7391)");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut builder = cluster.session();
+            // Every row is embedded, and the graph is not linked yet.
+            builder.sql("SET distilface.failpoint = 'build has an empty index=wait'");
+            builder.sql("CREATE INDEX meaning ON docs USING distilface_hnsw (body)");
+        });
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'";
+        while watcher.one(waiting) == "0" {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let shown = watcher.one(
+            "SELECT concat_ws(' ', \"table\", phase, rows_done, tokens_done) FROM distilface.index_progress",
+        );
+        watcher.sql("SELECT pg_advisory_unlock(7391)");
+        assert_eq!(shown, format!("docs building index: scanning table 296 {tokens}"));
+    });
+    assert_eq!(session.one("SELECT count(*) FROM distilface.index_progress"), "0");
+    session.assert_sound("meaning");
+}
+
+/// What the encoder read in this session, as texts.
+fn embedded(session: &mut Session) -> usize {
+    session.one("SELECT texts FROM distilface_embedded()").parse().expect("a count")
+}
+
+#[test]
+fn a_text_is_embedded_once_when_it_changes() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE TABLE docs (id int PRIMARY KEY, body text, views int, lang text) WITH (fillfactor = 40);
+         CREATE INDEX ON docs (lang);
+         CREATE INDEX meaning ON docs USING distilface_hnsw (body);
+         CREATE INDEX again ON docs USING distilface_hnsw (body) WHERE id > 0",
+    );
+    // A session each, because a session remembers what it embedded lately.
+    let counts = |statement: &str| {
+        let mut session = cluster.session();
+        session.sql(&format!("SET enable_seqscan = off; {statement}"));
+        embedded(&mut session)
+    };
+    let insert =
+        "INSERT INTO docs SELECT i, 'the number ' || i, 0, 'en' FROM generate_series(1, 20) i";
+    assert_eq!(counts(insert), 20, "one text, two indexes");
+    assert_eq!(counts("INSERT INTO docs VALUES (30, NULL, 0, 'en'), (31, '  ', 0, 'en')"), 0);
+    assert_eq!(counts("UPDATE docs SET views = views + 1"), 0, "no row has left its page");
+    assert_eq!(counts("UPDATE docs SET body = 'another text' WHERE id = 3"), 1);
+    assert_eq!(counts("SELECT id FROM docs ORDER BY body <=> 'the number 7' LIMIT 10"), 1);
+    // PostgreSQL gives every index a row that moves, and no index the row that it was.
+    assert_eq!(counts("UPDATE docs SET lang = 'de' WHERE id <= 4"), 4);
+    // A column of vectors moves along with its row.
+    cluster.sql("DROP INDEX meaning, again");
+    cluster.sql("CALL distilface_vectorize('docs', 'body', 'e')");
+    assert_eq!(counts("UPDATE docs SET lang = 'fr'"), 0);
+    assert_eq!(counts("UPDATE docs SET body = body"), 0);
+    assert_eq!(counts("UPDATE docs SET body = 'a third text', lang = 'it' WHERE id = 3"), 1);
+    assert_eq!(
+        counts("SELECT id FROM docs ORDER BY e <=> distilface_embed_query('seven') LIMIT 10"),
+        1
+    );
+}
+
+#[test]
+fn a_search_embeds_its_query_and_no_row() {
+    let cluster = Cluster::start();
+    fill(&mut cluster.session());
+    cluster.sql(
+        "CREATE INDEX meaning ON docs USING distilface_hnsw (body);
+         CREATE TABLE tags (id int, tag text); INSERT INTO tags SELECT i, 'tag' FROM generate_series(1, 300) i",
+    );
+    let mut plain = cluster.session();
+    plain.sql("SET enable_indexscan = off");
+    // A session each, because a session remembers what it embedded lately; the first statement counts.
+    for (query, texts) in [
+        ("SELECT id FROM docs ORDER BY body <=> 'young cats' LIMIT 2", 1),
+        ("SELECT id FROM docs ORDER BY body <=> 'young cats' OFFSET 1 LIMIT 1", 1),
+        (
+            "SELECT id FROM docs WHERE body IS NOT NULL ORDER BY distilface_similarity(body, 'young cats') DESC LIMIT 2",
+            1,
+        ),
+        ("SELECT id FROM docs ORDER BY body <=> 'young cats' LIMIT 2 FOR UPDATE", 1),
+        (
+            "SELECT t.id FROM (SELECT id FROM docs ORDER BY body <=> 'young cats' LIMIT 2) d JOIN tags t USING (id)",
+            1,
+        ),
+        ("SELECT unnest(ARRAY(SELECT id FROM docs ORDER BY body <=> 'young cats' LIMIT 2))", 1),
+        (
+            "WITH d AS MATERIALIZED (SELECT id FROM docs ORDER BY body <=> 'young cats' LIMIT 2) SELECT id FROM d",
+            1,
+        ),
+        // These need the distance itself.
+        ("SELECT id FROM docs ORDER BY body <=> 'young cats' FETCH FIRST 2 ROWS WITH TIES", 4),
+        (
+            "SELECT id FROM (SELECT id, body <=> 'young cats' AS far FROM docs ORDER BY 2 LIMIT 2) d WHERE far < 1",
+            3,
+        ),
+    ] {
+        let mut session = cluster.session();
+        session.sql("SET enable_seqscan = off; SET enable_sort = off");
+        let mut ids = session.column(query);
+        assert_eq!(embedded(&mut session), texts, "{query}");
+        let mut expected = plain.column(query);
+        ids.sort();
+        expected.sort();
+        assert_eq!(ids, expected, "{query}");
+    }
+    // A plan that is kept.
+    let mut session = cluster.session();
+    session.sql("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; PREPARE near(text) AS SELECT id FROM docs ORDER BY body <=> $1 LIMIT 2");
+    for times in 1..4 {
+        assert_eq!(session.column(&format!("EXECUTE near('query {times}')")).len(), 2);
+        assert_eq!(embedded(&mut session), times);
+    }
+}

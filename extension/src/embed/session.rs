@@ -21,6 +21,20 @@ pub enum Strictness {
     Pinned,
 }
 
+/// What the backend has embedded so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Activity {
+    /// Texts that the encoder read, and their tokens.
+    pub texts: u64,
+    pub tokens: u64,
+    /// Texts whose vector was still in the cache.
+    pub remembered: u64,
+}
+
+pub fn activity() -> Activity {
+    ACTIVITY.get()
+}
+
 struct Session {
     settings: Settings,
     context: Context,
@@ -37,6 +51,7 @@ struct Settings {
 thread_local! {
     static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
     static HELD_OFF: Cell<bool> = const { Cell::new(false) };
+    static ACTIVITY: Cell<Activity> = const { Cell::new(Activity { texts: 0, tokens: 0, remembered: 0 }) };
 }
 
 /// Embeds one text; `None` for a blank one.
@@ -48,6 +63,8 @@ pub fn embed_one(
 ) -> Option<Rc<[f32]>> {
     let known = with_session(|session| session.cache.get(model, input, text));
     if known.is_some() {
+        let before = ACTIVITY.get();
+        ACTIVITY.set(Activity { remembered: before.remembered + 1, ..before });
         return known;
     }
     let embedded = run(model, input, &[text], strictness);
@@ -129,6 +146,12 @@ fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness)
         .raise()
     }
     let embedded = until_done(|cx| encoder.embed(texts, input, cx));
+    let before = ACTIVITY.get();
+    ACTIVITY.set(Activity {
+        texts: before.texts + embedded.vectors().flatten().count() as u64,
+        tokens: before.tokens + embedded.tokens as u64,
+        ..before
+    });
     if embedded.truncated > 0 {
         match (strictness, guc::ON_OVERFLOW.get()) {
             (_, guc::OnOverflow::silent) => {}

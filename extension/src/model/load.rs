@@ -66,8 +66,34 @@ pub fn from_large_object(name: &str, oid: pg_sys::Oid) -> String {
 /// dropped until this transaction commits.
 ///
 /// # Errors
-/// What writing a table may raise.
+/// Raises 42704 where the model was dropped meanwhile, and what writing a table may raise.
 pub fn keep(model: ModelId) {
+    if lock(model) == Held::Nothing
+        && let Some(builtin) = model.builtin()
+    {
+        let manifest = model.encoder().manifest();
+        put(builtin.name, builtin.packed, manifest, "built-in", Provenance::Computed, true);
+    }
+}
+
+/// Keeps a stored model from being dropped until this transaction commits. Others may load models
+/// meanwhile, which they may not after [`keep`].
+///
+/// # Errors
+/// Raises 42704 where the model was dropped meanwhile.
+pub fn hold(model: ModelId) {
+    lock(model);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Row,
+    /// A model of the library that the tables do not have.
+    Nothing,
+}
+
+/// Takes the lock on a model's row that a drop waits for.
+fn lock(model: ModelId) -> Held {
     let revision = model.revision();
     let held = as_models_owner(|| {
         Spi::get_one_with_args::<bool>(
@@ -76,11 +102,16 @@ pub fn keep(model: ModelId) {
             &[text(revision)],
         )
     });
-    let held = matches!(held, Some(Ok(Some(true))));
-    if let (false, Some(builtin)) = (held, model.builtin()) {
-        let manifest = model.encoder().manifest();
-        put(builtin.name, builtin.packed, manifest, "built-in", Provenance::Computed, true);
+    if matches!(held, Some(Ok(Some(true)))) {
+        return Held::Row;
     }
+    if model.builtin().is_none() {
+        Report::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "the model was dropped meanwhile")
+            .detail(format!("Its revision is {revision}."))
+            .hint("See distilface.models for the loaded ones.")
+            .raise()
+    }
+    Held::Nothing
 }
 
 fn check(name: &str) {

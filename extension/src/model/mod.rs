@@ -21,4 +21,4 @@ mod functions;
 mod load;
 pub mod registry;
 
-pub use load::keep;
+pub use load::{hold, keep};

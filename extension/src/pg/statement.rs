@@ -29,6 +29,12 @@ pub fn install() {
     }
 }
 
+/// Whether the statement under way is in a transaction block: after `BEGIN`, or one of several in a string.
+pub fn in_block() -> bool {
+    // SAFETY: reads this backend's own state.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 fn report_truncated() {
     let count = TRUNCATED.with(|count| count.replace(0));
     if count > 0 {

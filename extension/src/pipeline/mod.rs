@@ -20,22 +20,15 @@ use crate::pg::acting::{act_as, with_plain_output};
 use crate::pg::embedding::Embedding;
 use crate::pg::report::Report;
 use crate::pg::roles;
+use crate::pg::statement;
 use crate::pg::trigger::{Row, RowTrigger, Timing};
 use crate::pg::worker;
 use distilface_core::encoder::InputKind;
 use pgrx::spi::OwnedPreparedStatement;
 
 /// What of `sql/pipeline.sql` may run as a table's owner.
-const OWNER_FUNCTIONS: [&str; 8] = [
-    "owner_install",
-    "owner_step",
-    "owner_uninstall",
-    "owner_shadow",
-    "owner_swap",
-    "owner_retry",
-    "owner_failed",
-    "owner_regenerate",
-];
+const OWNER_FUNCTIONS: [&str; 6] =
+    ["owner_install", "owner_step", "owner_uninstall", "owner_shadow", "owner_swap", "owner_retry"];
 
 const ENQUEUE: &str =
     "INSERT INTO distilface.queue (pipeline, key) VALUES ($1, $2::pg_catalog.text)";
@@ -81,6 +74,21 @@ fn distilface_as_owner(
             Err(error) => fail(&statement, &error),
         }
     })
+}
+
+/// # Errors
+/// Raises 25001 where the statement under way cannot commit as it goes.
+#[pg_extern(sql = false)]
+fn distilface_require_no_block(procedure: &str) {
+    if statement::in_block() {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+            format!("CALL {procedure} cannot run inside a transaction block"),
+        )
+        .detail("It commits as it goes.")
+        .hint("Send it alone: outside of BEGIN and COMMIT, and not in one string with other statements.")
+        .raise()
+    }
 }
 
 /// Asks for a background worker in this database once the transaction has committed.

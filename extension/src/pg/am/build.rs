@@ -25,6 +25,13 @@ const PROGRESS_SUBPHASE: i32 = 10;
 /// `PROGRESS_CREATEIDX_TUPLES_TOTAL` and `_DONE`.
 const PROGRESS_TUPLES_TOTAL: i32 = 11;
 const PROGRESS_TUPLES_DONE: i32 = 12;
+/// Places that PostgreSQL leaves free in a `CREATE INDEX`'s report; `distilface.index_progress` shows them.
+const PROGRESS_ROWS: i32 = 17;
+const PROGRESS_TOKENS: i32 = 18;
+/// Microseconds since 2000, PostgreSQL's own count.
+const PROGRESS_BEGAN: i32 = 19;
+/// Rows between two reports of a scan that embeds nothing.
+const REPORT_ROWS: u64 = 1024;
 /// Subphase 1 is PostgreSQL's own, "initializing".
 const PHASE_SCAN: i64 = 2;
 const PHASE_LINK: i64 = 3;
@@ -68,6 +75,7 @@ struct Build {
     store: SharedBuffers,
     phase: Phase,
     indexed: u64,
+    tokens: usize,
     /// Rows whose texts are embedded together.
     waiting: Vec<(HeapTid, String, Vec<u8>)>,
     waiting_bytes: usize,
@@ -91,6 +99,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         store: index.store(Logging::Deferred),
         phase: Phase::Start,
         indexed: 0,
+        tokens: 0,
         waiting: Vec::new(),
         waiting_bytes: 0,
         early: Vec::new(),
@@ -98,7 +107,15 @@ pub unsafe extern "C-unwind" fn ambuild(
     if let Some(dims) = build.source.dims(index) {
         build.phase = Phase::Memory(Box::new(new_builder(index, dims)));
     }
+    if let Source::Text(_, model) = build.source {
+        // Who drops the model meanwhile waits, and then finds this index.
+        model::hold(model);
+    }
     progress(PROGRESS_SUBPHASE, PHASE_SCAN);
+    // SAFETY: the heap is open; reads the clock.
+    let (rows, now) = unsafe { (estimated_rows(heap), pg_sys::GetCurrentTimestamp()) };
+    progress(PROGRESS_TUPLES_TOTAL, rows as i64);
+    progress(PROGRESS_BEGAN, now);
     // SAFETY: heap, index and index_info are PostgreSQL's own; the callback's state outlives the
     // scan.
     let heap_tuples = unsafe {
@@ -116,13 +133,14 @@ pub unsafe extern "C-unwind" fn ambuild(
     if let Source::Text(_, model) = build.source {
         build.embed_waiting(model);
     }
+    build.report_rows();
     build.write_graph();
     if let Some(tag) = build.source.tag() {
         hnsw::write_tag(&build.store, tag.as_bytes()).unwrap_or_else(|error| raise(&index, error));
     }
     build.store.log_all_pages();
     if let Source::Text(_, model) = build.source {
-        // Last, because it keeps others from loading models until this transaction commits.
+        // A built-in one last, because that keeps others from loading models until this transaction commits.
         model::keep(model);
     }
     build_result(heap_tuples, build.indexed)
@@ -163,10 +181,15 @@ unsafe extern "C-unwind" fn build_callback(
         return;
     }
     match build.source {
-        // SAFETY: the value is of the column's type.
-        Source::Vectors(_) => unsafe {
-            build.source.with_passage(value, |vector| build.add(vector, &attrs, tid));
-        },
+        Source::Vectors(_) => {
+            // SAFETY: the value is of the column's type.
+            unsafe {
+                build.source.with_passage(value, |vector| build.add(vector, &attrs, tid));
+            }
+            if build.indexed.is_multiple_of(REPORT_ROWS) {
+                build.report_rows();
+            }
+        }
         Source::Text(_, model) => {
             // SAFETY: the value is of the column's type.
             let text = unsafe { TextDatum::new(value) };
@@ -191,7 +214,14 @@ impl Build {
         for ((tid, _, attrs), vector) in waiting.iter().zip(embedded.vectors()) {
             self.add(vector, attrs, *tid);
         }
+        self.tokens += embedded.tokens;
+        progress(PROGRESS_TOKENS, self.tokens as i64);
+        self.report_rows();
+    }
+
+    fn report_rows(&self) {
         progress(PROGRESS_TUPLES_DONE, self.indexed as i64);
+        progress(PROGRESS_ROWS, self.indexed as i64);
     }
 
     /// Puts a row's vector into the graph, or the row alone where it has none.
@@ -294,6 +324,20 @@ fn new_builder(index: IndexRelation, dims: usize) -> Builder {
         seed: SEED,
     };
     Builder::new(index.params(dims), options)
+}
+
+/// The planner's estimate of a table's rows, which needs no statistics.
+///
+/// # Safety
+/// The table is open.
+unsafe fn estimated_rows(heap: pg_sys::Relation) -> f64 {
+    let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
+    let widths = std::ptr::null_mut();
+    // SAFETY: the caller's promise; without widths they are computed, the other places are written to.
+    unsafe {
+        pg_sys::estimate_rel_size(heap, widths, &mut pages, &mut rows, &mut visible);
+    }
+    rows
 }
 
 fn progress(what: i32, value: i64) {

@@ -22,6 +22,7 @@ pub mod options;
 pub mod paths;
 mod scan;
 pub mod similarity;
+pub mod unread;
 mod vacuum;
 mod vectors;
 

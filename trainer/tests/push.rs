@@ -2,19 +2,18 @@
 
 use std::process::Command;
 
-use distilface_tests::{Cluster, TinyModel, checkout, skip};
+use distilface_tests::{Cluster, TinyModel};
 
 #[test]
 fn a_client_pushes_a_model_into_the_database() {
-    let trainer = checkout().join("target/release/distilface-train");
-    if !trainer.exists() {
-        skip!("distilface-train is not built");
-    }
     let cluster = Cluster::start();
     let source = TinyModel::default().write(cluster.host());
     let out = cluster.host().join("imported");
     let run = |arguments: &[&str]| {
-        let output = Command::new(&trainer).args(arguments).output().expect("it can be started");
+        let output = Command::new(env!("CARGO_BIN_EXE_distilface-train"))
+            .args(arguments)
+            .output()
+            .expect("it can be started");
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let path = |path: &std::path::Path| path.display().to_string();
