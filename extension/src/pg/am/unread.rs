@@ -4,8 +4,9 @@
 //! scan's own order serves and the value is thrown away. For vectors that is a distance; for text it
 //! would run the encoder over each row, which costs a search for ten rows eleven times its query. So
 //! before a plan starts, such values become NULL in it: where an index scan of ours is all that is
-//! below the top of a query or a subquery, but for a LIMIT and row locks, which hand rows through. A
-//! value that is selected is no such one, and `WITH TIES` compares what it orders by.
+//! below the top of a query or a subquery, but for a LIMIT and row locks, which hand rows through, and
+//! a result, which computes values above such a LIMIT. A value that is selected is no such one, and
+//! `WITH TIES` compares what it orders by.
 //!
 //! The change is made in place, as often as a plan is run: a plan that is kept is changed once.
 
@@ -13,7 +14,7 @@ use crate::pg::index_am::is_access_method;
 use crate::pg::list::elements;
 use pgrx::pg_sys;
 use pgrx::pg_sys::NodeTag::{
-    T_Append, T_Const, T_IndexScan, T_Limit, T_LockRows, T_MergeAppend, T_SubqueryScan,
+    T_Append, T_Const, T_IndexScan, T_Limit, T_LockRows, T_MergeAppend, T_Result, T_SubqueryScan,
 };
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -76,7 +77,9 @@ unsafe fn visit(plan: *mut pg_sys::Plan, place: Place) {
                 visit((*plan).lefttree, if ties { Place::Below } else { place });
             }
             T_LockRows => visit((*plan).lefttree, place),
-            T_IndexScan if place == Place::Top => forget_order(plan.cast()),
+            T_IndexScan | T_Result if place == Place::Top && gives_our_order(plan) => {
+                forget_order((*plan).targetlist);
+            }
             T_SubqueryScan => visit((*plan.cast::<pg_sys::SubqueryScan>()).subplan, Place::Top),
             T_Append => visit_all((*plan.cast::<pg_sys::Append>()).appendplans),
             T_MergeAppend => visit_all((*plan.cast::<pg_sys::MergeAppend>()).mergeplans),
@@ -97,14 +100,27 @@ unsafe fn visit_all(plans: *mut pg_sys::List) {
     }
 }
 
-/// Makes NULL of what the scan computes for the `ORDER BY` alone.
-unsafe fn forget_order(scan: *mut pg_sys::IndexScan) {
-    // SAFETY: the caller passes an index scan's node of a finished plan.
+/// Whether a plan's rows come in the order of an index of ours.
+unsafe fn gives_our_order(plan: *mut pg_sys::Plan) -> bool {
+    // SAFETY: the caller passes null or the root of a finished plan.
     unsafe {
-        if (*scan).indexorderby.is_null() || !is_ours((*scan).indexid) {
-            return;
+        let Some(node) = plan.as_ref() else { return false };
+        match node.type_ {
+            T_Limit | T_Result => gives_our_order(node.lefttree),
+            T_IndexScan => {
+                let scan = plan.cast::<pg_sys::IndexScan>();
+                !(*scan).indexorderby.is_null() && is_ours((*scan).indexid)
+            }
+            _ => false,
         }
-        for entry in elements::<pg_sys::TargetEntry>((*scan).scan.plan.targetlist) {
+    }
+}
+
+/// Makes NULL of what a node computes for the `ORDER BY` alone.
+unsafe fn forget_order(targets: *mut pg_sys::List) {
+    // SAFETY: the caller passes the list of a node of a finished plan.
+    unsafe {
+        for entry in elements::<pg_sys::TargetEntry>(targets) {
             // What locks rows is thrown away too, but not what is sorted by.
             let sorted_by = (*entry).resjunk && (*entry).ressortgroupref != 0;
             if sorted_by && (*(*entry).expr).type_ != T_Const {
