@@ -196,7 +196,8 @@ BEGIN
 			'SELECT t.tableoid, t.ctid, t.%1$I %2$s %3$s AS distance FROM %4$s t%5$s ORDER BY t.%1$I %2$s %3$s LIMIT %6$s',
 			semantic_keys[1], semantic_operator,
 			CASE WHEN semantic_type = 'text'::regtype THEN format('%L::text', query)
-				ELSE format('%s.distilface_embed_query(%L)', own, query) END,
+				-- Once, not at every row of the select list.
+				ELSE format('(SELECT %s.distilface_embed_query(%L))', own, query) END,
 			"table", ' WHERE ' || concat_ws(' AND ', format('t.%I IS NOT NULL', semantic_keys[1]), condition),
 			kept);
 	END IF;

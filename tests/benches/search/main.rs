@@ -38,7 +38,7 @@ fn main() {
         Some(_) => None,
         None => Some(
             Cluster::builder()
-                .set("shared_buffers", "2GB")
+                .set("shared_buffers", "4GB")
                 .set("maintenance_work_mem", "1GB")
                 .set("max_wal_size", "8GB")
                 .set("max_parallel_workers_per_gather", "0")
