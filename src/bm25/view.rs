@@ -207,9 +207,10 @@ impl<S: PageStore + Send + Sync + 'static> View<S> {
             .map_err(|error| self.explain(error))?;
         let ids = (0..reader.max_doc()).map(|doc| norms.fieldnorm_id(doc));
         // A text of no term has no score.
-        let lengths = ids
+        let (shortest, longest) = ids
             .filter(|&id| id > 0)
-            .fold(u8::MAX..=1, |range, id| *range.start().min(&id)..=*range.end().max(&id));
+            .fold((u8::MAX, 0), |(least, most), id| (id.min(least), id.max(most)));
+        let lengths = shortest..=longest;
         if let Some(key) = key {
             known.insert(key, lengths.clone());
         }

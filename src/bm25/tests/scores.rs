@@ -213,7 +213,8 @@ fn a_block_whose_best_row_depends_on_the_average_length_is_not_skipped() {
     let filler = |words: usize| "y ".repeat(words);
     let mut texts: Vec<String> = (0..400).map(|_| filler(400)).collect();
     texts[7] = format!("{}{}", "t ".repeat(10), filler(390));
-    let store = built(&texts, &params());
+    let store = inserted(&texts, &params());
+    merge(&store, MergeExtent::Everything).expect("merges");
     texts.extend((0..256).map(|_| format!("t {}", filler(5))));
     texts[450] = "t y".to_owned();
     texts[460] = format!("{}{}", "t ".repeat(6), filler(54));
@@ -221,6 +222,8 @@ fn a_block_whose_best_row_depends_on_the_average_length_is_not_skipped() {
         insert(&store, &[Some(text)], tid(at as u32)).expect("inserts");
     }
     merge(&store, MergeExtent::Pending).expect("merges");
+    let view = View::open(Arc::clone(&store), 0).expect("opens");
+    assert_eq!(view.shape(), (2, 0), "each part is a segment");
     let all = BruteForce::new(&texts).search(&["t"], 1.2, 0.75);
     assert_eq!((all[0].0, all[1].0), (460, 7));
     assert_same(&search(&store, "t", 1), &all, 1, "the long row");

@@ -71,7 +71,7 @@ enum Rest {
     /// All others.
     All(Distance),
     /// Those of the conditions.
-    Of(Prepared, Distance),
+    Of(Box<Prepared>, Distance),
 }
 
 impl Rest {
@@ -370,7 +370,7 @@ fn search(index: IndexRelation, keys: &Keys) -> Result<Phase, Bm25Error> {
             let rest = match filter {
                 None => Rest::All(unmatched),
                 Some(_) if only_order => Rest::None,
-                Some(filter) => Rest::Of(filter, unmatched),
+                Some(filter) => Rest::Of(Box::new(filter), unmatched),
             };
             return Ok(Phase::Ranked { open, scan: Box::new(ranked), rest });
         }
