@@ -44,7 +44,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::invalidation::install();
     pg::statement::install();
     pg::planner::install();
-    pg::am::unread::install();
+    pg::am::scan_distance::install();
     pg::worker::install();
     pg::am::explain::install();
 }

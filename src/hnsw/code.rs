@@ -16,6 +16,7 @@
 use super::layout::SlotView;
 use super::params::{HnswParams, Storage};
 use super::rotate::{ROUNDING, rotate};
+use super::scan::Ranking;
 use crate::vector::{Kernels, Metric, quantize_i8};
 
 /// Relative rounding that a bound leaves room for: thrice what a kernel may be off by, since an
@@ -170,6 +171,7 @@ pub(crate) struct Query {
     norm: f32,
     /// What rotating it may be off by.
     error: f32,
+    ranking: Ranking,
 }
 
 impl Query {
@@ -178,7 +180,18 @@ impl Query {
         let vector = prepare(params, vector);
         let norm = (crate::vector::norm(&vector) as f32).next_up();
         let error = rotation_error(params, norm);
-        Self { scorer: Scorer::new(params.metric()), vector: vector.into(), norm, error }
+        Self {
+            scorer: Scorer::new(params.metric()),
+            vector: vector.into(),
+            norm,
+            error,
+            ranking: Ranking::LowerBound,
+        }
+    }
+
+    /// What [`Query::lower_bound`] gives.
+    pub(crate) fn ranked_by(self, ranking: Ranking) -> Self {
+        Self { ranking, ..self }
     }
 
     /// To find a new node's neighbors with, by [`HnswParams::link_metric`].
@@ -214,8 +227,15 @@ impl Query {
     }
 
     /// No more than the exact distance, as the metric's operator gives it, of a vector whose code has
-    /// that norm and error and is at `distance`.
+    /// that norm and error and is at `distance`; by [`Ranking::Codes`] the code's own distance.
     pub(crate) fn lower_bound(&self, distance: f32, norm: f32, error: f32) -> f32 {
+        if self.ranking == Ranking::Codes {
+            return match self.scorer.metric {
+                Metric::L2 => distance.sqrt(),
+                Metric::Cosine => distance.max(0.0),
+                _ => distance,
+            };
+        }
         let error = error + self.error;
         let across = |product: f32| {
             let along = if norm > 0.0 { product / norm } else { 0.0 };

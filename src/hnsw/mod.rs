@@ -45,7 +45,9 @@ pub use params::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_EF_SEARCH, DEFAULT_M, EF_CONSTRUCTION_RANGE, EF_SEARCH_RANGE,
     HnswParams, M_RANGE, ParamsError, Storage,
 };
-pub use scan::{Filtering, Hit, Iterative, Scan, ScanOptions, ScanStats, Turn, UnplacedRows};
+pub use scan::{
+    Filtering, Hit, Iterative, Ranking, Scan, ScanOptions, ScanStats, Turn, UnplacedRows,
+};
 pub use tag::{MAX_TAG, read_tag, write_tag};
 pub use vacuum::{CleanupStats, DeleteStats, bulk_delete, cleanup};
 

@@ -52,6 +52,8 @@ pub struct ScanOptions {
     pub max_scan_tuples: u64,
     /// Where the rows come that have no distance.
     pub unplaced: UnplacedRows,
+    /// What orders the others.
+    pub ranking: Ranking,
 }
 
 impl Default for ScanOptions {
@@ -61,8 +63,19 @@ impl Default for ScanOptions {
             iterative: Iterative::StrictOrder,
             max_scan_tuples: 0,
             unplaced: UnplacedRows::Last,
+            ranking: Ranking::LowerBound,
         }
     }
+}
+
+/// What orders the rows of a scan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ranking {
+    /// A lower bound of the exact distance, so that whoever has the vectors can make the order exact.
+    #[default]
+    LowerBound,
+    /// The distance of the 8-bit codes, for whoever has nothing better.
+    Codes,
 }
 
 /// Whether a row came in its place.
@@ -82,7 +95,8 @@ pub enum Turn {
 pub struct Hit {
     /// The row.
     pub heap_tid: HeapTid,
-    /// No more than its exact distance, in the metric's own unit.
+    /// No more than its exact distance, in the metric's own unit; by [`Ranking::Codes`] the distance of
+    /// its code.
     pub lower_bound: f32,
     /// Whether it came in its place.
     pub turn: Turn,
@@ -161,7 +175,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
         let stats = ScanStats { pages: 1, ..ScanStats::default() };
         Ok(Self {
             reader: Reader::new(store, Layout::new(&meta.params)),
-            query: Query::new(&meta.params, query),
+            query: Query::new(&meta.params, query).ranked_by(options.ranking),
             options,
             search: Search::new(match options.iterative {
                 Iterative::Off => Discarded::Forget,

@@ -8,7 +8,9 @@
 //!
 //! The order of an index scan is exact. The core emits, for each entry, a lower bound of its
 //! distance in ascending order; the executor computes the true distance from the heap and reorders
-//! (`xs_recheckorderby`), so the rows come out as a sort would give them.
+//! (`xs_recheckorderby`), so the rows come out as a sort would give them. On text there is nothing to
+//! compute it from but the model: there the order is that of the index's codes, and [`scan_distance`]
+//! gives the same to the rest of the plan.
 
 mod build;
 mod cost;
@@ -21,8 +23,8 @@ pub mod inspect;
 pub mod options;
 pub mod paths;
 mod scan;
+pub mod scan_distance;
 pub mod similarity;
-pub mod unread;
 mod vacuum;
 mod vectors;
 

@@ -7,13 +7,14 @@ use super::explain::Work;
 use super::filter::{Decides, FilterColumns};
 use super::index::IndexRelation;
 use super::raise;
+use super::scan_distance;
 use super::similarity::UNDEFINED_FIRST;
 use super::vectors::Source;
 use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
 use crate::pg::report::Report;
-use distilface_core::hnsw::{self, Iterative, Scan, ScanOptions, Turn, UnplacedRows};
+use distilface_core::hnsw::{self, Iterative, Ranking, Scan, ScanOptions, Turn, UnplacedRows};
 use distilface_core::page::PageStore;
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
@@ -21,6 +22,8 @@ use pgrx::prelude::*;
 
 /// What a scan keeps in `opaque`.
 struct State {
+    /// The scan that this is the state of; null until it has started.
+    descriptor: pg_sys::IndexScanDesc,
     /// Borrows `store`, so it goes first.
     scan: Option<Scan<'static, SharedBuffers>>,
     store: *mut SharedBuffers,
@@ -70,7 +73,7 @@ enum Phase {
 enum Claim {
     /// The lower bound that the index has; the executor computes the distance itself.
     LowerBound,
-    /// The index's bound is the distance: to compute a text's own would mean to embed it again.
+    /// The distance of the index's code: to compute a text's own would mean to embed it again.
     Distance,
     /// The query is NULL, and so is every distance.
     Null,
@@ -80,6 +83,7 @@ enum Claim {
 
 impl Drop for State {
     fn drop(&mut self) {
+        scan_distance::close(self.descriptor);
         self.scan = None;
         // SAFETY: made by `Box::into_raw` in `ambeginscan`; the scan that borrowed it is gone.
         drop(unsafe { Box::from_raw(self.store) });
@@ -98,6 +102,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     unsafe {
         let store = IndexRelation::new(index).store(Logging::Generic);
         let state = State {
+            descriptor: std::ptr::null_mut(),
             scan: None,
             store: Box::into_raw(Box::new(store)),
             claim: Claim::LowerBound,
@@ -180,6 +185,7 @@ pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     unsafe {
         let state = &mut *(*scan).opaque.cast::<State>();
         state.end();
+        scan_distance::close(scan);
         state.work.publish((*(*scan).indexRelation).rd_id);
     }
 }
@@ -250,7 +256,15 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut S
             guc::IterativeScan::off => Iterative::Off,
         },
         max_scan_tuples: u64::try_from(guc::MAX_SCAN_TUPLES.get()).unwrap_or(0),
+        ranking: match source {
+            Source::Vectors(_) => Ranking::LowerBound,
+            Source::Text(..) => Ranking::Codes,
+        },
     };
+    if matches!(source, Source::Text(..)) {
+        state.descriptor = scan;
+        scan_distance::open(scan);
+    }
     // SAFETY: the scan has `numberOfKeys` keys, which `amrescan` kept.
     let wanted = unsafe {
         let (keys, count) = ((*scan).keyData, (*scan).numberOfKeys as usize);

@@ -49,7 +49,10 @@ pub unsafe fn offer_order(
 }
 
 /// Whether a call is of `distilface_similarity` with two arguments.
-unsafe fn is_similarity(call: *mut pg_sys::FuncExpr) -> bool {
+///
+/// # Safety
+/// A call in a plan.
+pub unsafe fn is_similarity(call: *mut pg_sys::FuncExpr) -> bool {
     // SAFETY: the caller's node; the name is palloc'd or null.
     unsafe {
         let name = pg_sys::get_func_name((*call).funcid);
@@ -183,10 +186,13 @@ unsafe fn is_cosine(operator: pg_sys::Oid) -> bool {
 
 /// Whether the index's vectors are those that `distilface_similarity` computes: it follows the
 /// default model and knows no prompts, so an index on text must be of that model, without prompts.
-unsafe fn same_model(index: pg_sys::Oid) -> bool {
-    // SAFETY: the planner has locked the index; it is closed again here.
+///
+/// # Safety
+/// There is such an index.
+pub unsafe fn same_model(index: pg_sys::Oid) -> bool {
+    // SAFETY: opened with a lock, and closed again.
     unsafe {
-        let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let relation = pg_sys::index_open(index, lock);
         let index = IndexRelation::new(relation);
         let same = index.column().element != Element::Text || {
