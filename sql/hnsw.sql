@@ -67,10 +67,10 @@ COMMENT ON OPERATOR <=> (text, text) IS 'cosine distance of a passage and a quer
 
 -- What plans hold in the place of body <=> 'q' and distilface_similarity(body, 'q') where a scan of the
 -- index has the row's distance already.
-CREATE FUNCTION distilface.scan_distance(index oid, row tid, passage text, query text) RETURNS double precision
+CREATE FUNCTION distilface.scan_distance(index oid, tuple tid, passage text, query text) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'scan_distance_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION distilface.scan_distance(oid, tid, text, text) IS 'cosine distance that a scan of the index gave to the row; plans call it';
-CREATE FUNCTION distilface.scan_similarity(index oid, row tid, passage text, query text) RETURNS real
+CREATE FUNCTION distilface.scan_similarity(index oid, tuple tid, passage text, query text) RETURNS real
 	AS 'MODULE_PATHNAME', 'scan_similarity_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION distilface.scan_similarity(oid, tid, text, text) IS 'cosine similarity that a scan of the index gave to the row; plans call it';
 
