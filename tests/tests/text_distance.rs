@@ -37,15 +37,15 @@ fn no_row_of_a_text_index_is_embedded_again() {
     let mut session = cluster.session();
     session
         .client()
-        .batch_execute("SET distilface.on_overflow = error; SET enable_seqscan = off")
+        .batch_execute(
+            "SET distilface.on_overflow = error; SET enable_seqscan = off; SET enable_sort = off",
+        )
         .expect("set");
     let count = |session: &mut Session, query: &str| session.column(query).len();
     for query in [
         format!("SELECT id FROM docs ORDER BY body <=> '{QUERY}' LIMIT 20"),
         format!("SELECT body <=> '{QUERY}' FROM docs ORDER BY 1 LIMIT 20"),
-        format!(
-            "SELECT 1 - (body <=> '{QUERY}') FROM docs ORDER BY body <=> '{QUERY}', id LIMIT 20"
-        ),
+        format!("SELECT 1 - (body <=> '{QUERY}') FROM docs ORDER BY body <=> '{QUERY}' LIMIT 20"),
         format!(
             "SELECT id FROM docs WHERE body <=> '{QUERY}' < 2 ORDER BY body <=> '{QUERY}' LIMIT 20"
         ),
