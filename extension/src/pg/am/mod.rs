@@ -2,8 +2,8 @@
 //!
 //! One file per phase: [`build`], [`insert`], [`scan`], [`vacuum`], [`cost`], [`options`]; and
 //! [`index`], what an open index relation tells about itself; [`vectors`], how its first column's values
-//! become vectors; [`filter`], how the others become keys and `WHERE` a set of keys; [`unread`], what a
-//! search need not compute. The graph, its pages and its lock order are the core crate's
+//! become vectors; [`filter`], how the others become keys and `WHERE` a set of keys;
+//! [`scan_distance`], what a search need not compute. The graph, its pages and its lock order are the core crate's
 //! (`src/hnsw/README.md`); here is only what PostgreSQL asks.
 //!
 //! The order of an index scan is exact. The core emits, for each entry, a lower bound of its
