@@ -68,10 +68,10 @@ fn no_row_of_a_text_index_is_embedded_again() {
     ] {
         assert_eq!(count(&mut session, &query), 20, "{query}");
     }
-    session.sql(&format!(
+    session.sql(
         "SET plan_cache_mode = force_generic_plan;
-         PREPARE ask(text) AS SELECT id, body <=> $1 FROM docs ORDER BY body <=> $1 LIMIT 20"
-    ));
+         PREPARE ask(text) AS SELECT id, body <=> $1 FROM docs ORDER BY body <=> $1 LIMIT 20",
+    );
     for _ in 0..3 {
         assert_eq!(count(&mut session, &format!("EXECUTE ask('{QUERY}')")), 20);
     }
