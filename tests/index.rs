@@ -1,7 +1,7 @@
 //! The embedded index's promises: what was synced is found after a crash, filters get their rows,
 //! removed rows stay away.
 
-use distilface_core::hnsw::{self, BuildOptions, HnswParams, ScanOptions};
+use distilface_core::hnsw::{self, BuildOptions, Condition, Filter, HnswParams, ScanOptions};
 use distilface_core::index::{Index, IndexError};
 use distilface_core::vector::Metric;
 use rand::prelude::*;
@@ -135,6 +135,52 @@ fn a_filter_gets_as_many_rows_as_there_are() {
     assert!(few.is_sorted_by(|a, b| a.distance <= b.distance));
     let ten = index.search_with(query, 10, options, |id| id % 20 == 3).expect("searched");
     assert_eq!(ten.len(), 10);
+}
+
+#[test]
+fn filter_columns_decide_in_bulk_added_and_reopened_rows() {
+    let place = Place::new("columns");
+    let rows = vectors(2000, 8);
+    // One row has no tenant, the others one of twenty.
+    let attrs: Vec<[u8; 2]> =
+        (0..rows.len()).map(|i| if i == 77 { [0, 0] } else { [1, (i % 20) as u8] }).collect();
+    let params = params().with_attr_len(2).expect("fits");
+    let all = || rows.iter().zip(&attrs).enumerate();
+    let bulk = all().take(1500).map(|(i, (v, a))| (i as u64, &v[..], &a[..]));
+    let options = BuildOptions::default();
+    let index =
+        Index::create_with_attributes(&place.at("i"), params, options, bulk).expect("created");
+    for (i, (vector, attrs)) in all().skip(1500) {
+        index.add_with_attributes(i as u64, vector, attrs).expect("added");
+    }
+    let refused = index.add_with_attributes(9999, &rows[0], &[1]);
+    assert!(matches!(refused, Err(IndexError::Hnsw(hnsw::HnswError::Attributes { .. }))));
+    // What a crash leaves: rows that the graph does not have yet are added with their columns.
+    index.sync().expect("synced");
+    copy_dir(&place.at("i"), &place.at("torn"));
+    let empty = Index::create(&place.at("empty"), params).expect("created");
+    drop(empty);
+    for file in std::fs::read_dir(place.at("empty")).expect("read") {
+        let name = file.expect("an entry").file_name();
+        if name.to_string_lossy().starts_with("graph") {
+            let (from, to) = (place.at("empty").join(&name), place.at("torn").join(&name));
+            std::fs::copy(from, to).expect("copied");
+        }
+    }
+    drop(index);
+    for name in ["i", "torn"] {
+        let index = Index::open(&place.at(name)).expect("opened");
+        assert_sound(&index);
+        for (key, expected) in [(vec![1, 3], 100), (vec![0, 0], 1), (vec![1, 20], 0)] {
+            let condition = Condition::new(0, 2, &[(key.clone(), key.clone())]);
+            let filter = Filter::new(vec![condition]);
+            let found = index
+                .search_filtered(&rows[0], 200, ScanOptions::default(), filter)
+                .expect("searched");
+            assert_eq!(found.len(), expected, "{name}: rows with {key:?}");
+            assert!(found.iter().all(|found| attrs[found.id as usize][..] == key[..]));
+        }
+    }
 }
 
 #[test]

@@ -142,11 +142,11 @@ fn exact_cost(groups: u32, pages: u32, share: f64, slots_per_page: usize) -> f64
 }
 
 /// Pages that a search reads until its window holds `nodes`, fitted to searches over real sentence
-/// embeddings (`README.md`): 230 pages for 27 nodes and 645 for 100 with sketches, 525 for 41 and
+/// embeddings (`README.md`): 255 pages for 36 nodes and 713 for 128 with sketches, 525 for 41 and
 /// 1,720 for 160 without.
 fn walked_pages(storage: Storage, nodes: f64) -> f64 {
     let scale = match storage {
-        Storage::Sketched => 13.0,
+        Storage::Sketched => 12.0,
         Storage::Plain => 22.0,
     };
     scale * nodes.powf(0.85)

@@ -20,9 +20,10 @@ use super::layout::{
 };
 use super::params::Storage;
 use super::search::{Discarded, Found, Reader, Search, read_meta};
-use super::select::select_neighbors;
+use super::select::{makes_way, select_neighbors};
 use super::sketch::Sketch;
 use super::space::{Allocation, allocate, put_attributes};
+use super::table::Table;
 use crate::page::{HeapTid, LockMode, MAX_TXN_PAGES, PageStore, PageTxn};
 
 /// The nearest nodes whose codes are compared with the new one's.
@@ -328,14 +329,6 @@ impl Candidates {
         })?)
     }
 
-    /// Adds a node whose code is at hand.
-    pub(crate) fn add_code(&mut self, node: Link, code: CodeRef<'_>, distance: f32) {
-        self.nodes.push((distance, self.links.len() as u32));
-        self.links.push(node);
-        self.codes.extend_from_slice(code.codes);
-        self.scales.push((code.scale, code.norm));
-    }
-
     /// The neighbors by Algorithm 4, at most `max`, with sketches of the edges from `base`.
     pub(crate) fn select(
         &mut self,
@@ -361,6 +354,55 @@ impl Candidates {
             Link { sketch: sketch.unwrap_or_default(), ..link }
         };
         picked.into_iter().map(to_link).collect()
+    }
+}
+
+/// Codes of nodes that were alive when an insert first met them: its neighbors' lists have most nodes in
+/// common. Vacuum, which reuses slots, waits for the insert to end.
+struct Codes {
+    /// One more than a node's place, or [`Codes::GONE`].
+    places: Table<u32>,
+    codes: Vec<i8>,
+    /// Scale and norm.
+    scales: Vec<(f32, f32)>,
+}
+
+impl Default for Codes {
+    fn default() -> Self {
+        Self { places: Table::with_capacity(1024), codes: Vec::new(), scales: Vec::new() }
+    }
+}
+
+impl Codes {
+    const GONE: u32 = u32::MAX;
+
+    /// The place of a node's code, or `None` where it is gone.
+    fn find<S: PageStore>(
+        &mut self,
+        reader: &mut Reader<'_, S>,
+        node: Link,
+    ) -> Result<Option<u32>, HnswError> {
+        let Self { places, codes, scales } = self;
+        let place = places.entry((u64::from(node.id) << 8 | u64::from(node.generation)) + 1);
+        if *place == 0 {
+            *place = reader.slot(node.id, |slot| {
+                if slot.state() != SlotState::Live || slot.generation() != node.generation {
+                    return Self::GONE;
+                }
+                codes.extend_from_slice(slot.codes());
+                scales.push((slot.scale(), slot.norm()));
+                scales.len() as u32
+            })?;
+        }
+        Ok((*place != Self::GONE).then(|| *place - 1))
+    }
+
+    #[inline]
+    fn code(&self, place: u32) -> CodeRef<'_> {
+        let at = place as usize;
+        let dims = self.codes.len() / self.scales.len();
+        let (scale, norm) = self.scales[at];
+        CodeRef { codes: &self.codes[at * dims..][..dims], scale, norm }
     }
 }
 
@@ -403,6 +445,7 @@ enum Decision {
 /// Changes of links and postings, shared by insert and vacuum.
 pub(crate) struct Links<'s, S: PageStore> {
     pub(crate) reader: Reader<'s, S>,
+    codes: Codes,
     scorer: Scorer,
     max_links: [usize; 2],
 }
@@ -411,6 +454,7 @@ impl<'s, S: PageStore> Links<'s, S> {
     pub(crate) fn new(store: &'s S, layout: Layout, meta: &Meta) -> Self {
         Self {
             reader: Reader::new(store, layout),
+            codes: Codes::default(),
             scorer: Scorer::new(meta.params.link_metric()),
             max_links: [meta.params.max_links(0), meta.params.max_links(1)],
         }
@@ -457,7 +501,7 @@ impl<'s, S: PageStore> Links<'s, S> {
         Ok(Link { sketch, ..node })
     }
 
-    /// Adds `node` to the links of each base on its level, pruned by Algorithm 4 where they are full.
+    /// Adds `node` to the links of each base on its level, by Algorithm 4 where they are full.
     /// Whether one of the bases leads to it on level 0 then.
     fn link_back(
         &mut self,
@@ -516,16 +560,11 @@ impl<'s, S: PageStore> Links<'s, S> {
         if current.len() < self.max_links(level) {
             wanted.push(node);
         } else {
-            let kept = self.prune(base, level, &current, node, code)?;
-            if !kept.contains(&node) && kept.len() == current.len() {
-                return Ok(Decision::Declined);
-            }
             // The new link takes the place of one that goes: a record in WAL is as long as what
             // changed.
-            wanted.retain(|link| kept.contains(link));
-            if kept.contains(&node) {
-                let hole = current.iter().zip(&wanted).position(|(old, kept)| old != kept);
-                wanted.insert(hole.unwrap_or(wanted.len()), node);
+            match self.makes_way(base, &current, code)? {
+                Some(at) => wanted[at] = node,
+                None => return Ok(Decision::Declined),
             }
         }
         for link in wanted.iter_mut().filter(|link| **link == node) {
@@ -591,26 +630,35 @@ impl<'s, S: PageStore> Links<'s, S> {
         Ok((0..links.len()).rev().find(|&at| theirs.contains(&links[at])))
     }
 
-    /// Which of the full list `current` and `node` Algorithm 4 keeps.
-    fn prune(
+    /// Which link of the full list `current` goes for a node with that code, or `None` where the node is
+    /// declined. A link to a node that is gone goes first.
+    fn makes_way(
         &mut self,
         base: Link,
-        level: u8,
         current: &[Link],
-        node: Link,
         code: &Code,
-    ) -> Result<Vec<Link>, HnswError> {
-        let Some(base_code) = self.copy_code(base)? else { return Ok(current.to_vec()) };
-        let scorer = self.scorer;
-        let mut candidates = Candidates::default();
-        for &link in current {
-            candidates.add(&mut self.reader, link, |_, other| {
-                scorer.distance(base_code.as_ref(), other)
-            })?;
+    ) -> Result<Option<usize>, HnswError> {
+        let Some(base) = self.codes.find(&mut self.reader, base)? else { return Ok(None) };
+        let mut candidates = Vec::with_capacity(current.len() + 1);
+        for (at, &link) in current.iter().enumerate() {
+            match self.codes.find(&mut self.reader, link)? {
+                Some(place) => candidates.push((0.0, (at, Some(place)))),
+                None => return Ok(Some(at)),
+            }
         }
-        let distance = scorer.distance(base_code.as_ref(), code.as_ref());
-        candidates.add_code(node, code.as_ref(), distance);
-        Ok(candidates.select(&scorer, self.max_links(level), None))
+        candidates.push((0.0, (current.len(), None)));
+        let (scorer, codes) = (self.scorer, &self.codes);
+        let code_of = |place: Option<u32>| place.map_or(code.as_ref(), |place| codes.code(place));
+        for (to_base, (_, place)) in &mut candidates {
+            *to_base = scorer.distance(codes.code(base), code_of(*place));
+        }
+        candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let new = candidates.iter().position(|(_, (_, place))| place.is_none());
+        let distance =
+            |(_, a): (usize, _), (_, b): (usize, _)| scorer.distance(code_of(a), code_of(b));
+        let out = makes_way(&candidates, new.expect("pushed above"), distance);
+        let at = candidates[out].1.0;
+        Ok((at < current.len()).then_some(at))
     }
 
     /// A copy of a node's code, or `None` where it is gone.

@@ -180,8 +180,11 @@ impl Layout {
         u32::try_from(id).ok().filter(|&id| id != NIL)
     }
 
-    /// Prefetches what scoring all nodes of a page reads; `page` is its address.
+    /// Prefetches what scoring all nodes of a page reads; `page` is its address, or null.
     pub(crate) fn prefetch_codes(&self, page: *const u8) {
+        if page.is_null() {
+            return;
+        }
         prefetch_at(page, PAGE_HEADER_LEN);
         for slot in 0..self.slots_per_page {
             let start = page.wrapping_add(PAGE_HEADER_LEN + slot * self.slot_size);
@@ -190,8 +193,11 @@ impl Layout {
         }
     }
 
-    /// Prefetches a node's links; `page` is its page's address.
+    /// Prefetches a node's links; `page` is its page's address, or null.
     pub(crate) fn prefetch_links(&self, page: *const u8, slot: usize) {
+        if page.is_null() {
+            return;
+        }
         let start = page.wrapping_add(PAGE_HEADER_LEN + slot * self.slot_size);
         prefetch_at(start, self.codes_at());
     }

@@ -32,6 +32,7 @@ mod search;
 mod select;
 mod sketch;
 mod space;
+mod table;
 mod tag;
 mod vacuum;
 
@@ -104,7 +105,7 @@ fn check_dims(params: &HnswParams, vector: &[f32]) -> Result<(), HnswError> {
     Ok(())
 }
 
-fn check_attributes(params: &HnswParams, attrs: &[u8]) -> Result<(), HnswError> {
+pub(crate) fn check_attributes(params: &HnswParams, attrs: &[u8]) -> Result<(), HnswError> {
     if attrs.len() != params.attr_len() {
         return Err(HnswError::Attributes { expected: params.attr_len(), got: attrs.len() });
     }

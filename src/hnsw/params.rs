@@ -52,6 +52,11 @@ impl Storage {
         if code == 0 { Storage::Plain } else { Storage::Sketched }
     }
 
+    /// The storage of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Storage::Plain, Storage::Sketched].into_iter().find(|storage| storage.name() == name)
+    }
+
     /// The name as in `WITH (storage = …)`: `plain`, `sketched`.
     pub fn name(self) -> &'static str {
         match self {

@@ -174,7 +174,7 @@ impl<'s, S: PageStore> Scan<'s, S> {
         super::check_dims(&meta.params, query)?;
         let stats = ScanStats { pages: 1, ..ScanStats::default() };
         Ok(Self {
-            reader: Reader::new(store, Layout::new(&meta.params)),
+            reader: Reader::for_scan(store, Layout::new(&meta.params)),
             query: Query::new(&meta.params, query).ranked_by(options.ranking),
             options,
             search: Search::new(match options.iterative {

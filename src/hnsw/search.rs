@@ -1,9 +1,10 @@
 //! Best-first search over pages: Malkov & Yashunin 2018, Algorithm 2, for scans and inserts.
 //!
-//! Cost is counted in page accesses, so a [`Reader`] pins each page once, and an expansion scores its
-//! unvisited neighbors page by page, each page under one shared lock. Scoring under the lock instead
-//! of copying first keeps a lock for under a microsecond: a code's distance takes about as long as
-//! copying the code would.
+//! Cost is counted in page accesses, so a [`Reader`] holds on to the pages it pinned, and an expansion
+//! scores its unvisited neighbors page by page, each page under one shared lock. Scoring under the lock
+//! instead of copying first keeps a lock for under a microsecond: a code's distance takes about as long
+//! as copying the code would. What the front of the queue will read is prefetched from where its page
+//! was seen last, without a pin.
 //!
 //! Neither pins nor locks outlive a call from outside.
 
@@ -15,14 +16,22 @@ use super::layout::{
 };
 use super::params::Storage;
 use super::sketch::Estimator;
+use super::table::Table;
 use crate::page::{BlockNumber, HeapTid, PageError, PagePin, PageStore};
 use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 /// Expansions between two looks for interrupts.
 const INTERRUPT_INTERVAL: u32 = 16;
 /// Most slots that a chain of upper or posting slots visits before it counts as a cycle.
 pub(crate) const MAX_CHAIN: usize = 1 << 22;
+
+/// Pages that a scan keeps pinned. A backend has eight places for pins that it finds without a hash
+/// table, and the executor needs some.
+const SCAN_PINS: usize = 6;
+/// Candidates at the front of the queue that are prefetched, and pages that were prefetched last.
+const FETCHED_AHEAD: usize = 3;
+const FETCHED: usize = 8;
 
 /// Reads the metapage.
 pub(crate) fn read_meta<S: PageStore>(store: &S) -> Result<Meta, PageError> {
@@ -37,12 +46,16 @@ pub(crate) struct Reader<'s, S: PageStore> {
     pub(crate) layout: Layout,
     pages: Vec<CachedPage<'s, S>>,
     /// Where in `pages` a page is.
-    places: PageTable<u32>,
-    marks: PageTable<Marks>,
-    pins: usize,
+    places: Table<u32>,
+    marks: Table<Marks>,
+    /// Places of the pages that are pinned, in the order of their pinning.
+    pinned: VecDeque<u32>,
     max_pins: usize,
     accesses: u64,
     wanted: Vec<BlockNumber>,
+    /// Pages prefetched last, the next one to be overwritten at `fetches % FETCHED`.
+    fetched: [BlockNumber; FETCHED],
+    fetches: usize,
 }
 
 struct CachedPage<'s, S: PageStore + 's> {
@@ -65,13 +78,21 @@ impl<'s, S: PageStore> Reader<'s, S> {
             store,
             layout,
             pages: Vec::with_capacity(256),
-            places: PageTable::with_capacity(512),
-            marks: PageTable::with_capacity(2048),
-            pins: 0,
+            places: Table::with_capacity(512),
+            marks: Table::with_capacity(2048),
+            pinned: VecDeque::new(),
             max_pins: store.pin_budget().max(1),
             accesses: 0,
             wanted: Vec::new(),
+            fetched: [METAPAGE; FETCHED],
+            fetches: 0,
         }
+    }
+
+    /// For a scan, which comes back to few of its pages.
+    pub(crate) fn for_scan(store: &'s S, layout: Layout) -> Self {
+        let reader = Self::new(store, layout);
+        Self { max_pins: reader.max_pins.min(SCAN_PINS), ..reader }
     }
 
     /// Pages pinned so far, each time counted: buffer accesses in PostgreSQL.
@@ -81,11 +102,8 @@ impl<'s, S: PageStore> Reader<'s, S> {
 
     /// Lets go of every page; what was visited stays known.
     pub(crate) fn release_pins(&mut self) {
-        if self.pins > 0 {
-            for page in &mut self.pages {
-                page.pin = None;
-            }
-            self.pins = 0;
+        for at in self.pinned.drain(..) {
+            self.pages[at as usize].pin = None;
         }
     }
 
@@ -145,30 +163,30 @@ impl<'s, S: PageStore> Reader<'s, S> {
     fn pin(&mut self, blkno: BlockNumber) -> Result<usize, PageError> {
         let at = self.entry(blkno);
         if self.pages[at].pin.is_none() {
-            // Past the budget all are let go and taken anew as needed.
-            if self.pins >= self.max_pins {
-                self.release_pins();
+            if self.pinned.len() >= self.max_pins
+                && let Some(oldest) = self.pinned.pop_front()
+            {
+                self.pages[oldest as usize].pin = None;
             }
             self.pages[at].pin = Some(self.store.pin(blkno)?);
-            self.pins += 1;
+            self.pinned.push_back(at as u32);
             self.accesses += 1;
         }
         Ok(at)
     }
 
-    /// Brings what the candidate's step will read into the CPU's cache, its page pinned.
-    fn fetch(&mut self, id: u32, step: Step) -> Result<(), PageError> {
-        let (blkno, slot) = self.layout.place_of(id);
-        if step == Step::Score && self.is_scored(blkno, slot) {
-            return Ok(());
+    /// Brings what the candidate's step will read into the CPU's cache, where its page was seen before.
+    fn fetch(&mut self, candidate: &Candidate) {
+        let (blkno, slot) = self.layout.place_of(candidate.id());
+        match candidate.step {
+            Step::Score if self.fetched.contains(&blkno) || self.is_scored(blkno, slot) => {}
+            Step::Score => {
+                self.fetched[self.fetches % FETCHED] = blkno;
+                self.fetches += 1;
+                self.layout.prefetch_codes(self.store.last_address(blkno));
+            }
+            Step::Expand => self.layout.prefetch_links(self.store.last_address(blkno), slot),
         }
-        let at = self.pin(blkno)?;
-        let start = self.pages[at].pin.as_ref().expect("pinned above").address();
-        match step {
-            Step::Score => self.layout.prefetch_codes(start),
-            Step::Expand => self.layout.prefetch_links(start, slot),
-        }
-        Ok(())
     }
 
     /// Tells the store which pages scoring the links, sorted by id, will pin.
@@ -340,69 +358,6 @@ impl<'s, S: PageStore> Reader<'s, S> {
 #[inline]
 fn mark_key(blkno: BlockNumber, part: usize) -> u64 {
     (u64::from(blkno) << 3 | part as u64) + 1
-}
-
-/// A hash table by page: open addressing with linear probing, keys that are not 0. A search looks up
-/// thousands of links, so that a lookup has to be a multiplication and one cache line.
-struct PageTable<V> {
-    entries: Vec<(u64, V)>,
-    len: usize,
-}
-
-impl<V: Copy + Default> PageTable<V> {
-    /// `capacity` is a power of two.
-    fn with_capacity(capacity: usize) -> Self {
-        Self { entries: vec![(0, V::default()); capacity], len: 0 }
-    }
-
-    fn clear(&mut self) {
-        if self.len > 0 {
-            self.entries.fill((0, V::default()));
-            self.len = 0;
-        }
-    }
-
-    #[inline]
-    fn place(&self, key: u64) -> usize {
-        let mask = self.entries.len() - 1;
-        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
-        while self.entries[at].0 != key && self.entries[at].0 != 0 {
-            at = (at + 1) & mask;
-        }
-        at
-    }
-
-    #[inline]
-    fn get(&self, key: u64) -> Option<&V> {
-        let entry = &self.entries[self.place(key)];
-        (entry.0 == key).then_some(&entry.1)
-    }
-
-    /// The key's value, the default where it is new.
-    #[inline]
-    fn entry(&mut self, key: u64) -> &mut V {
-        let mut at = self.place(key);
-        if self.entries[at].0 == 0 {
-            if 2 * self.len >= self.entries.len() {
-                self.grow();
-                at = self.place(key);
-            }
-            self.entries[at].0 = key;
-            self.len += 1;
-        }
-        &mut self.entries[at].1
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        let larger = vec![(0, V::default()); 2 * self.entries.len()];
-        for entry in std::mem::replace(&mut self.entries, larger) {
-            if entry.0 != 0 {
-                let at = self.place(entry.0);
-                self.entries[at] = entry;
-            }
-        }
-    }
 }
 
 /// A node that a search has scored.
@@ -683,9 +638,10 @@ impl Search {
                 return Ok(());
             }
             self.queue.pop();
-            // What comes next, unless something nearer turns up, is fetched meanwhile.
-            if let Some(&Reverse(next)) = self.queue.peek() {
-                reader.fetch(next.id(), next.step)?;
+            // What comes next, unless something nearer turns up, is fetched meanwhile: the first of a
+            // heap and the two below it.
+            for Reverse(next) in self.queue.as_slice().iter().take(FETCHED_AHEAD) {
+                reader.fetch(next);
             }
             self.since_interrupt += 1;
             if self.since_interrupt >= INTERRUPT_INTERVAL {

@@ -19,7 +19,7 @@ pub(crate) const BITS: usize = 128;
 /// Bytes of a sketch.
 pub(crate) const SKETCH_LEN: usize = BITS / 8 + 2;
 /// Spreads that an estimate is taken down by.
-const CAUTION: f32 = 1.5;
+const CAUTION: f32 = 1.0;
 /// The longest edge that is told apart, relative to the base's length.
 const MAX_EDGE: f32 = 1.5;
 
@@ -152,7 +152,8 @@ mod tests {
                     told += u32::from(i % 2 == 1 && estimate > distance(&base));
                 }
             }
-            assert!(below < 200, "{metric}: {below} of 2000 are nearer than estimated");
+            // A sixth of a normal distribution lies more than one spread below its mean.
+            assert!(below < 333, "{metric}: {below} of 2000 are nearer than estimated");
             assert!(told * 2 > far, "{metric}: {told} of {far} far ones told apart");
         }
     }

@@ -28,6 +28,31 @@
 //! # }
 //! ```
 //!
+//! Rows may have filter columns, a few bytes that are compared on the way through the graph:
+//!
+//! ```
+//! use distilface_core::hnsw::{Condition, Filter, HnswParams, ScanOptions};
+//! use distilface_core::index::Index;
+//! use distilface_core::vector::Metric;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("distilface-doc-filter-{}", std::process::id()));
+//! # let _ = std::fs::remove_dir_all(&dir);
+//! // One column of a byte; the byte before it says that it is not NULL.
+//! let params = HnswParams::parse(3, Metric::Cosine, 16, 64)?.with_attr_len(2)?;
+//! let index = Index::create(&dir, params)?;
+//! index.add_with_attributes(7, &[1.0, 0.0, 0.2], &[1, b'a'])?;
+//! index.add_with_attributes(8, &[0.0, 1.0, 0.1], &[1, b'b'])?;
+//!
+//! let is_b = Condition::new(0, 2, &[(vec![1, b'b'], vec![1, b'b'])]);
+//! let filter = Filter::new(vec![is_b]);
+//! let nearest = index.search_filtered(&[1.0, 0.0, 0.0], 1, ScanOptions::default(), filter)?;
+//! assert_eq!(nearest[0].id, 8);
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! With the feature `bm25` rows may have texts as well, and searches go by meaning, by words, or by
 //! both at once:
 //!
@@ -71,7 +96,7 @@ mod text;
 pub use text::{Hybrid, HybridMatch, TextMatch};
 
 use crate::hnsw::{
-    self, Added, BuildOptions, Builder, HeapTid, HnswError, HnswParams, Scan, ScanOptions,
+    self, Added, BuildOptions, Builder, Filter, HeapTid, HnswError, HnswParams, Scan, ScanOptions,
 };
 use crate::page::{FileStore, PageError, PageStore};
 use crate::vector::Metric;
@@ -163,25 +188,40 @@ impl Index {
         options: BuildOptions,
         vectors: impl IntoIterator<Item = (u64, &'v [f32])>,
     ) -> Result<Self, IndexError> {
+        let rows = vectors.into_iter().map(|(id, vector)| (id, vector, &[][..]));
+        Self::create_with_attributes(dir, params, options, rows)
+    }
+
+    /// The same with the filter columns of each row, [`HnswParams::attr_len`] bytes.
+    ///
+    /// # Errors
+    /// As [`Index::create`] and [`Index::add_with_attributes`].
+    pub fn create_with_attributes<'v>(
+        dir: &Path,
+        params: HnswParams,
+        options: BuildOptions,
+        vectors: impl IntoIterator<Item = (u64, &'v [f32], &'v [u8])>,
+    ) -> Result<Self, IndexError> {
         std::fs::create_dir_all(dir).map_err(PageError::Io)?;
         let occupied = std::fs::read_dir(dir).map_err(PageError::Io)?.next().is_some();
         if occupied {
             return Err(IndexError::Exists { path: dir.display().to_string() });
         }
         let graph = FileStore::open(&dir.join("graph"))?;
-        let mut rows = Rows::create(FileStore::open(&dir.join("rows"))?, params.dims())?;
+        let mut rows = Rows::create(FileStore::open(&dir.join("rows"))?, &params)?;
         let mut builder = Some(Builder::new(params, options));
-        for (id, vector) in vectors {
+        for (id, vector, attrs) in vectors {
             check_vector(&params, vector)?;
-            let row = rows.add(id, vector)?.ok_or(IndexError::Duplicate { id })?;
+            hnsw::check_attributes(&params, attrs)?;
+            let row = rows.add(id, vector, attrs)?.ok_or(IndexError::Duplicate { id })?;
             if let Some(mut building) = builder.take() {
-                if building.add(vector, row.tid())? == Added::Kept {
+                if building.add_with_attributes(vector, attrs, row.tid())? == Added::Kept {
                     builder = Some(building);
                     continue;
                 }
                 building.finish(&graph, &mut ())?;
             }
-            hnsw::insert(&graph, vector, row.tid())?;
+            hnsw::insert_with_attributes(&graph, vector, attrs, row.tid())?;
         }
         if let Some(builder) = builder {
             builder.finish(&graph, &mut ())?;
@@ -207,7 +247,7 @@ impl Index {
         }
         let graph = FileStore::open(&dir.join("graph"))?;
         let params = hnsw::info(&graph)?.params;
-        let rows = Rows::open(FileStore::open(&dir.join("rows"))?, params.dims())?;
+        let rows = Rows::open(FileStore::open(&dir.join("rows"))?, &params)?;
         let index = Self {
             params,
             graph,
@@ -225,14 +265,34 @@ impl Index {
     /// [`IndexError::Duplicate`]; [`IndexError::NotFinite`]; [`IndexError::ZeroVector`] with
     /// [`Metric::Cosine`]; [`HnswError::Dims`]; what the files raise.
     pub fn add(&self, id: u64, vector: &[f32]) -> Result<(), IndexError> {
-        self.add_row(id, vector, None)
+        self.add_row(id, vector, &[], None)
     }
 
-    fn add_row(&self, id: u64, vector: &[f32], text: Option<&str>) -> Result<(), IndexError> {
+    /// Adds a row with its filter columns, as [`Condition`](hnsw::Condition) compares them.
+    ///
+    /// # Errors
+    /// As [`Index::add`]; [`HnswError::Attributes`] where they are not [`HnswParams::attr_len`] bytes.
+    pub fn add_with_attributes(
+        &self,
+        id: u64,
+        vector: &[f32],
+        attrs: &[u8],
+    ) -> Result<(), IndexError> {
+        self.add_row(id, vector, attrs, None)
+    }
+
+    fn add_row(
+        &self,
+        id: u64,
+        vector: &[f32],
+        attrs: &[u8],
+        text: Option<&str>,
+    ) -> Result<(), IndexError> {
         check_vector(&self.params, vector)?;
-        let row = self.rows.write().add(id, vector)?.ok_or(IndexError::Duplicate { id })?;
+        hnsw::check_attributes(&self.params, attrs)?;
+        let row = self.rows.write().add(id, vector, attrs)?.ok_or(IndexError::Duplicate { id })?;
         let added = self.add_text(row, text).and_then(|()| {
-            hnsw::insert(&self.graph, vector, row.tid())?;
+            hnsw::insert_with_attributes(&self.graph, vector, attrs, row.tid())?;
             Ok(())
         });
         if added.is_err() {
@@ -297,8 +357,35 @@ impl Index {
         filter: impl Fn(u64) -> bool,
     ) -> Result<Vec<Match>, IndexError> {
         check_vector(&self.params, query)?;
+        self.nearest(Scan::open(&self.graph, query, options)?, query, k, filter)
+    }
+
+    /// The `k` nearest rows whose filter columns pass: as many as there are, up to `k`, unless
+    /// `options` end the scan before.
+    ///
+    /// # Errors
+    /// As [`Index::search`]; [`HnswError::Attributes`] where the filter asks for bytes that rows do
+    /// not have.
+    pub fn search_filtered(
+        &self,
+        query: &[f32],
+        k: usize,
+        options: ScanOptions,
+        filter: Filter,
+    ) -> Result<Vec<Match>, IndexError> {
+        check_vector(&self.params, query)?;
+        let scan = Scan::open_filtered(&self.graph, query, options, filter)?;
+        self.nearest(scan, query, k, |_| true)
+    }
+
+    fn nearest(
+        &self,
+        mut scan: Scan<'_, FileStore>,
+        query: &[f32],
+        k: usize,
+        filter: impl Fn(u64) -> bool,
+    ) -> Result<Vec<Match>, IndexError> {
         let metric = self.params.metric();
-        let mut scan = Scan::open(&self.graph, query, options)?;
         // Sorted nearest first. A row is final when no bound to come can be below its distance.
         let mut nearest: Vec<Match> = Vec::new();
         while k > 0
@@ -405,7 +492,8 @@ impl Index {
         }
         let rows = self.rows.read();
         for row in rows.live_rows().filter(|row| !indexed.contains(row)) {
-            hnsw::insert(&self.graph, &rows.vector(row)?, row.tid())?;
+            let (vector, attrs) = rows.vector_and_attributes(row)?;
+            hnsw::insert_with_attributes(&self.graph, &vector, &attrs, row.tid())?;
         }
         Ok(())
     }

@@ -2,10 +2,10 @@
 //!
 //! A row has a fixed place. Where a page holds at least one row, it holds as many as fit; a longer
 //! row spans the pages that it needs, four at most, so that one transaction writes it. Row: state
-//! (1 byte: 0 free, 1 live, 2 removed), 7 zeros, id (8), then the vector's floats, little-endian.
-//! Page: magic `DFRW` (4), dims (2), 2 zeros, then rows. The map from ids to rows is made on opening.
+//! (1 byte: 0 free, 1 live, 2 removed), 7 zeros, id (8), then the vector's floats, little-endian, then
+//! the filter columns where the index has some. Page: magic `DFRW` (4), dims (2), 2 zeros, then rows. The map from ids to rows is made on opening.
 
-use crate::hnsw::HeapTid;
+use crate::hnsw::{HeapTid, HnswParams};
 use crate::page::{
     BlockNumber, FileStore, MAX_TXN_PAGES, PAGE_CONTENT, PageError, PagePin, PageStore, PageTxn,
 };
@@ -37,6 +37,7 @@ impl Row {
 pub(super) struct Rows {
     store: FileStore,
     dims: usize,
+    attr_len: usize,
     by_id: HashMap<u64, Row>,
     /// The id of each row that is live.
     ids: Vec<Option<u64>>,
@@ -45,10 +46,11 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn create(store: FileStore, dims: usize) -> Result<Self, PageError> {
+    pub(super) fn create(store: FileStore, params: &HnswParams) -> Result<Self, PageError> {
         let rows = Self {
             store,
-            dims,
+            dims: params.dims(),
+            attr_len: params.attr_len(),
             by_id: HashMap::new(),
             ids: Vec::new(),
             free: Vec::new(),
@@ -60,8 +62,8 @@ impl Rows {
         Ok(rows)
     }
 
-    pub(super) fn open(store: FileStore, dims: usize) -> Result<Self, PageError> {
-        let mut rows = Self::create(store, dims)?;
+    pub(super) fn open(store: FileStore, params: &HnswParams) -> Result<Self, PageError> {
+        let mut rows = Self::create(store, params)?;
         let pages = rows.store.page_count()? as usize;
         let count = pages / rows.pages_per_row() * rows.rows_per_page();
         for number in 0..u32::try_from(count).unwrap_or(u32::MAX) {
@@ -114,7 +116,12 @@ impl Rows {
     }
 
     /// `None` where the id is there already.
-    pub(super) fn add(&mut self, id: u64, vector: &[f32]) -> Result<Option<Row>, PageError> {
+    pub(super) fn add(
+        &mut self,
+        id: u64,
+        vector: &[f32],
+        attrs: &[u8],
+    ) -> Result<Option<Row>, PageError> {
         if self.by_id.contains_key(&id) {
             return Ok(None);
         }
@@ -128,6 +135,7 @@ impl Rows {
         for (out, value) in bytes[ROW_HEADER_LEN..].chunks_exact_mut(4).zip(vector) {
             out.copy_from_slice(&value.to_le_bytes());
         }
+        bytes[ROW_HEADER_LEN + 4 * self.dims..].copy_from_slice(attrs);
         self.write(row, &bytes)?;
         self.free.pop();
         self.by_id.insert(id, row);
@@ -156,13 +164,18 @@ impl Rows {
     }
 
     pub(super) fn vector(&self, row: Row) -> Result<Vec<f32>, PageError> {
+        Ok(self.vector_and_attributes(row)?.0)
+    }
+
+    pub(super) fn vector_and_attributes(&self, row: Row) -> Result<(Vec<f32>, Vec<u8>), PageError> {
         let bytes = self.read(row, self.row_len())?;
-        let floats = bytes[ROW_HEADER_LEN..].chunks_exact(4);
-        Ok(floats.map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect())
+        let (vector, attrs) = bytes[ROW_HEADER_LEN..].split_at(4 * self.dims);
+        let floats = vector.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        Ok((floats.collect(), attrs.to_vec()))
     }
 
     fn row_len(&self) -> usize {
-        ROW_HEADER_LEN + 4 * self.dims
+        ROW_HEADER_LEN + 4 * self.dims + self.attr_len
     }
 
     fn rows_per_page(&self) -> usize {

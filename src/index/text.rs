@@ -181,7 +181,7 @@ impl Index {
         if self.texts.is_none() {
             return Err(IndexError::NoText);
         }
-        self.add_row(id, vector, Some(text))
+        self.add_row(id, vector, &[], Some(text))
     }
 
     /// The `k` best rows for a query, best first; the query language is [`Query`]'s.

@@ -66,6 +66,10 @@ impl PageStore for FaultStore {
         Ok(FaultTxn { store: self, inner: self.inner.begin()? })
     }
 
+    fn last_address(&self, blkno: BlockNumber) -> *const u8 {
+        self.inner.last_address(blkno)
+    }
+
     fn pin_budget(&self) -> usize {
         self.inner.pin_budget()
     }

@@ -257,6 +257,10 @@ impl PageStore for FileStore {
         Ok(FileTxn { store: self, inner: self.memory.begin()?, gate })
     }
 
+    fn last_address(&self, blkno: BlockNumber) -> *const u8 {
+        self.memory.last_address(blkno)
+    }
+
     fn pin_budget(&self) -> usize {
         self.memory.pin_budget()
     }

@@ -112,6 +112,13 @@ impl PageStore for MemoryStore {
         Ok(MemoryTxn { store: self, pages: Vec::with_capacity(MAX_TXN_PAGES) })
     }
 
+    fn last_address(&self, blkno: BlockNumber) -> *const u8 {
+        let pages = self.pages.read();
+        pages
+            .get(blkno as usize)
+            .map_or(std::ptr::null(), |page| page.data_ptr().cast_const().cast())
+    }
+
     fn pin_budget(&self) -> usize {
         self.pin_budget.load(Ordering::Relaxed)
     }
@@ -155,10 +162,6 @@ impl PagePin for MemoryPin {
 
     fn lock_shared(&self) -> MemoryGuard<'_> {
         MemoryGuard(self.0.read())
-    }
-
-    fn address(&self) -> *const u8 {
-        self.0.data_ptr().cast()
     }
 }
 

@@ -90,6 +90,13 @@ pub trait PageStore {
     /// Tells the store that these pages will be pinned soon. A hint: it may do nothing.
     fn prefetch(&self, _blknos: &[BlockNumber]) {}
 
+    /// Where the page's content was when it was last pinned, for prefetching it into the CPU's cache:
+    /// nothing may be read there, since another page may have come in its place. Null where the store
+    /// does not know.
+    fn last_address(&self, _blkno: BlockNumber) -> *const u8 {
+        std::ptr::null()
+    }
+
     /// Pages that one operation may have pinned at a time.
     fn pin_budget(&self) -> usize {
         512
@@ -181,12 +188,6 @@ pub trait PagePin {
 
     /// Locks the content for reading; [`PAGE_CONTENT`] bytes.
     fn lock_shared(&self) -> Self::Guard<'_>;
-
-    /// Where the content lies, for prefetching it: without a lock nothing may be read there. Null
-    /// where the store does not tell.
-    fn address(&self) -> *const u8 {
-        std::ptr::null()
-    }
 }
 
 /// An atomic change of up to [`MAX_TXN_PAGES`] pages.

@@ -24,10 +24,20 @@ pub struct Cluster {
     postmaster: Option<Child>,
 }
 
+/// What a cluster whose data are kept begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// A fresh copy of the template, whatever the last one left.
+    Anew,
+    /// What the last one left, or else a fresh copy.
+    AsItWas,
+}
+
 /// How a cluster is to be started.
 pub struct Builder {
     version: u32,
     settings: Vec<(String, String)>,
+    kept: Option<(String, Kept)>,
 }
 
 impl Builder {
@@ -56,11 +66,33 @@ impl Builder {
         self.set("fsync", "on")
     }
 
+    /// Keeps the data directory, beside the trees, for the next cluster of that name: for measurements whose
+    /// data take long to make. Such a cluster is to be stopped, or the next one begins with crash recovery.
+    pub fn keep(mut self, name: &str, kept: Kept) -> Self {
+        self.kept = Some((format!("{}-{name}", self.version), kept));
+        self
+    }
+
     /// Starts it; `None` where this machine has no such version.
     pub fn try_start(self) -> Option<Cluster> {
         let server = Server::find(self.version)?;
         let dir = socket_dir();
-        template::copy_to(&server, &dir.path().join("data"));
+        let data = dir.path().join("data");
+        match &self.kept {
+            None => template::copy_to(&server, &data),
+            Some((name, from)) => {
+                let folder = server.trees().join("kept");
+                fs::create_dir_all(&folder).expect("the folder of the trees can be written");
+                let kept = folder.join(name);
+                if *from == Kept::Anew && kept.exists() {
+                    fs::remove_dir_all(&kept).expect("the folder of the trees can be written");
+                }
+                if !kept.exists() {
+                    template::copy_to(&server, &kept);
+                }
+                std::os::unix::fs::symlink(kept, data).expect("a fresh folder can be written");
+            }
+        }
         give_to_postgres(dir.path());
         Some(Cluster::launch(server, self.settings, dir))
     }
@@ -97,6 +129,7 @@ impl Cluster {
         Builder {
             version: 15,
             settings: settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            kept: None,
         }
     }
 

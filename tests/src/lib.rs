@@ -29,7 +29,7 @@ mod session;
 mod standby;
 mod template;
 
-pub use cluster::{Builder, Cluster};
+pub use cluster::{Builder, Cluster, Kept};
 pub use crash::{Acknowledged, crash_loop};
 pub use fixture::DIMS;
 pub use models::TinyModel;

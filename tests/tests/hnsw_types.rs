@@ -83,6 +83,35 @@ fn what_no_page_can_hold_is_refused_when_the_index_is_made() {
 }
 
 #[test]
+fn storage_is_chosen_by_name_and_refused_where_there_can_be_none() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE TABLE t (k int, e embedding(128), s embedding(3));
+         INSERT INTO t SELECT k, array_agg(random())::embedding, '[1,2,3]' FROM generate_series(1, 2000) k, generate_series(1, 128) GROUP BY k;
+         CREATE INDEX d ON t USING distilface_hnsw (e);
+         CREATE INDEX p ON t USING distilface_hnsw (e) WITH (storage = plain);
+         CREATE INDEX s ON t USING distilface_hnsw (e) WITH (storage = 'sketched')",
+    );
+    for index in ["d", "p", "s"] {
+        session.assert_sound(index);
+    }
+    let sizes = session.one(
+        "SELECT pg_relation_size('d') = pg_relation_size('s') AND pg_relation_size('p') * 3 < pg_relation_size('s') * 2",
+    );
+    assert_eq!(sizes, "t");
+    session.sql("DROP INDEX d, s; SET enable_seqscan = off; SET enable_sort = off");
+    let found =
+        session.column("SELECT k FROM t ORDER BY e <=> (SELECT e FROM t WHERE k = 7) LIMIT 1");
+    assert_eq!(found, ["7"]);
+    let error = session.error("CREATE INDEX ON t USING distilface_hnsw (e) WITH (storage = x)");
+    assert_eq!(error.code.code(), "22023", "{error}");
+    let error =
+        session.error("CREATE INDEX ON t USING distilface_hnsw (s) WITH (storage = sketched)");
+    assert!(error.message.contains("at least 128 dimensions"), "{error}");
+}
+
+#[test]
 fn a_scan_tells_what_it_visited() {
     for version in [15, 18] {
         let Some(cluster) = Cluster::builder().version(version).try_start() else {

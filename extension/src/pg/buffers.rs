@@ -63,6 +63,8 @@ pub struct SharedBuffers {
     page_count: Cell<BlockNumber>,
     /// Whether buffers are remembered from one read of a page to the next.
     remembers: bool,
+    /// Whether each remembered buffer still held its page.
+    buffers_last: Cell<bool>,
     reads: Cell<u32>,
 }
 
@@ -81,6 +83,7 @@ impl SharedBuffers {
             page_count: Cell::new(0),
             // SAFETY: the caller's promise.
             remembers: unsafe { !is_temporary(relation) },
+            buffers_last: Cell::new(true),
             reads: Cell::new(0),
         }
     }
@@ -98,6 +101,7 @@ impl SharedBuffers {
             strategy: std::ptr::null_mut(),
             page_count: Cell::new(0),
             remembers: false,
+            buffers_last: Cell::new(true),
             reads: Cell::new(0),
         }
     }
@@ -146,11 +150,12 @@ impl SharedBuffers {
         let place = unsafe { RecentBuffer::of(self.relation, blkno) };
         let may_be_recent = self.remembers && !self.reads.get().is_multiple_of(LOOKUP_INTERVAL);
         self.reads.set(self.reads.get().wrapping_add(1));
-        if may_be_recent
+        if may_be_recent && place.0.load(Ordering::Relaxed) != 0 {
             // SAFETY: as above.
-            && let Some(buffer) = unsafe { place.pin(self.relation, self.fork, blkno) }
-        {
-            return buffer;
+            if let Some(buffer) = unsafe { place.pin(self.relation, self.fork, blkno) } {
+                return buffer;
+            }
+            self.buffers_last.set(false);
         }
         // SAFETY: the relation is open; PostgreSQL raises an error where the page cannot be read.
         let buffer = unsafe {
@@ -181,7 +186,7 @@ impl SharedBuffers {
 const RECENT_BUFFERS: usize = 1 << 18;
 /// One in so many page reads looks the page up as usual, which counts as a use of its buffer: pinning
 /// by a remembered number does not, and pages in use must not look unused to the clock sweep.
-const LOOKUP_INTERVAL: u32 = 8;
+const LOOKUP_INTERVAL: u32 = 16;
 
 static RECENT: [AtomicI32; RECENT_BUFFERS] = [const { AtomicI32::new(0) }; RECENT_BUFFERS];
 
@@ -309,9 +314,24 @@ impl PageStore for SharedBuffers {
 
     fn prefetch(&self, blknos: &[BlockNumber]) {
         for &blkno in blknos.iter().filter(|&&blkno| blkno < self.page_count.get()) {
+            // To ask whether a page is in memory costs as much as to pin it: one that was there when
+            // it was last looked for is taken to be there still, unless others proved to be gone.
+            if self.buffers_last.get() && !self.last_address(blkno).is_null() {
+                continue;
+            }
             // SAFETY: the relation is open and the page exists.
             unsafe { pg_sys::PrefetchBuffer(self.relation, self.fork, blkno) };
         }
+    }
+
+    fn last_address(&self, blkno: BlockNumber) -> *const u8 {
+        // SAFETY: the relation is open.
+        let buffer = unsafe { RecentBuffer::of(self.relation, blkno) }.0.load(Ordering::Relaxed);
+        if !self.remembers || buffer == 0 {
+            return std::ptr::null();
+        }
+        // SAFETY: the number is that of a shared buffer, whose page has a fixed address.
+        unsafe { pg_sys::BufferGetPage(buffer).cast_const().cast::<u8>().add(PAGE_HEADER) }
     }
 
     /// An equal share of the buffers for each process that may exist, so that scans of all of them
@@ -432,11 +452,6 @@ impl PagePin for BufferPin {
         // SAFETY: the buffer is pinned for as long as the guard lives.
         unsafe { pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32) };
         BufferGuard { pin: self }
-    }
-
-    fn address(&self) -> *const u8 {
-        // SAFETY: the buffer is pinned, so that its page stays where it is.
-        unsafe { pg_sys::BufferGetPage(self.buffer).cast_const().cast::<u8>().add(PAGE_HEADER) }
     }
 }
 

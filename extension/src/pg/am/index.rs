@@ -89,6 +89,9 @@ impl IndexRelation {
             options.m.into(),
             options.ef_construction.into(),
         )
+        .and_then(|params| {
+            options.storage().map_or(Ok(params), |storage| params.with_storage(storage))
+        })
         .and_then(|params| params.with_attr_len(attr_len))
         .unwrap_or_else(|error| super::raise(&self, error.into()))
     }

@@ -1,9 +1,13 @@
-//! `WITH (m = …, ef_construction = …, model = …)`.
+//! `WITH (m = …, ef_construction = …, storage = …, model = …)`.
 
 use crate::model::registry;
 use crate::pg::index_am::{option, parse_options};
-use distilface_core::hnsw::{DEFAULT_EF_CONSTRUCTION, DEFAULT_M, EF_CONSTRUCTION_RANGE, M_RANGE};
+use crate::pg::report::Report;
+use distilface_core::hnsw::{
+    DEFAULT_EF_CONSTRUCTION, DEFAULT_M, EF_CONSTRUCTION_RANGE, M_RANGE, Storage,
+};
 use pgrx::pg_sys;
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::pg_sys::relopt_type::{RELOPT_TYPE_INT, RELOPT_TYPE_STRING};
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -22,6 +26,8 @@ pub struct Options {
     pub ef_construction: i32,
     /// Where the model's name starts, counted from the struct; 0 for none.
     model: i32,
+    /// The same of the storage's name.
+    storage: i32,
 }
 
 impl Options {
@@ -31,17 +37,27 @@ impl Options {
         m: DEFAULT_M as i32,
         ef_construction: DEFAULT_EF_CONSTRUCTION as i32,
         model: 0,
+        storage: 0,
     };
 
     /// The model that `WITH (model = …)` names.
     pub fn model(&self) -> Option<&str> {
-        if self.model <= 0 {
+        self.string(self.model)
+    }
+
+    /// The storage that `WITH (storage = …)` names; without one, the faster that the column can have.
+    pub fn storage(&self) -> Option<Storage> {
+        self.string(self.storage).and_then(Storage::by_name)
+    }
+
+    fn string(&self, offset: i32) -> Option<&str> {
+        if offset <= 0 {
             return None;
         }
         // SAFETY: PostgreSQL put a NUL-terminated string there, in the struct's own allocation.
         let name = unsafe {
             let start = std::ptr::from_ref(self).cast::<std::ffi::c_char>();
-            CStr::from_ptr(start.add(self.model as usize))
+            CStr::from_ptr(start.add(offset as usize))
         };
         name.to_str().ok().filter(|name| !name.is_empty())
     }
@@ -79,6 +95,14 @@ pub fn define() {
             Some(validate_model),
             pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
         );
+        pg_sys::add_string_reloption(
+            kind,
+            c"storage".as_ptr(),
+            c"sketched: sketches beside the links, faster; plain: half the size".as_ptr(),
+            std::ptr::null(),
+            Some(validate_storage),
+            pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
+        );
     }
 }
 
@@ -88,6 +112,23 @@ unsafe extern "C-unwind" fn validate_model(name: *const std::ffi::c_char) {
     if !name.is_null() {
         // SAFETY: PostgreSQL passes a NUL-terminated string.
         registry::by_name(&unsafe { CStr::from_ptr(name) }.to_string_lossy());
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn validate_storage(name: *const std::ffi::c_char) {
+    if name.is_null() {
+        return;
+    }
+    // SAFETY: PostgreSQL passes a NUL-terminated string.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    if Storage::by_name(&name).is_none() {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("storage \"{name}\" does not exist"),
+        )
+        .hint("There are plain and sketched.")
+        .raise()
     }
 }
 
@@ -101,6 +142,7 @@ pub unsafe extern "C-unwind" fn amoptions(
         option(c"m", RELOPT_TYPE_INT, offset_of!(Options, m)),
         option(c"ef_construction", RELOPT_TYPE_INT, offset_of!(Options, ef_construction)),
         option(c"model", RELOPT_TYPE_STRING, offset_of!(Options, model)),
+        option(c"storage", RELOPT_TYPE_STRING, offset_of!(Options, storage)),
     ];
     // SAFETY: `table` describes the fields of `Options`; the rest is PostgreSQL's own.
     unsafe { parse_options::<Options>(reloptions, validate, KIND.get(), &table) }
