@@ -146,6 +146,16 @@ bench-backend: pg-trees ## embedding inside a backend beside the bare encoder; c
 bench-sql: pg-trees ## embedding and search through SQL, beside pgvector where there is one
 	@benches/sql.sh
 
+.PHONY: bench-train
+bench-train: model ## one training step beside PyTorch's, time and memory (6 GB from PyPI)
+	@cargo build --release --locked -p distilface-train
+	@scripts/torch.sh benches/train_step.py models/all-minilm-l6-v2
+
+.PHONY: check-st
+check-st: model ## sentence-transformers loads what the trainer writes, every pooling (6 GB from PyPI)
+	@cargo build --release --locked -p distilface-train
+	@scripts/torch.sh scripts/check_st.py "$$(dirname "$$(find target/model-source -name model.safetensors)")"
+
 .PHONY: clean
 clean: demo-stop ## remove what the build made (keeps the model)
 	@scripts/pg-trees.sh clean

@@ -1,32 +1,58 @@
 //! Products on AMX tiles: both factors are rounded to bfloat16 and laid out in tiles, then
-//! multiplied block by block, 32 by 32, four accumulators fed by two tiles of each factor.
+//! multiplied block by block, 32 by 32, four accumulators fed by two tiles of each factor. Rows are
+//! taken a panel at a time, so that a panel of the left factor stays in the second-level cache
+//! while all columns pass by it. A right factor that many products share (a layer's weights) is
+//! laid out once, as [`Tiles`].
 //!
 //! A left tile is 16 rows by 32 steps of the inner dimension; a right tile is 16 pairs of steps by
 //! 16 columns, a pair's two values side by side (Intel SDM volume 2, `TDPBF16PS`). Edges are filled
 //! with zeros, which add nothing.
 
-use super::{Into, Matrix};
-
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(super) fn is_available() -> bool {
-    false
-}
-
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(super) fn product(_: Matrix<'_>, _: Matrix<'_>, _: &mut [f32], _: Into) {
-    unreachable!("no tiles on this architecture");
-}
-
+pub(super) use none::{Tiles, is_available, product, product_packed};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use x86::{is_available, product};
+pub(super) use x86::{Tiles, is_available, product, product_packed};
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod none {
+    use super::super::{Into, Matrix};
+
+    /// No right factor is ever laid out here.
+    pub(in crate::training) enum Tiles {}
+
+    impl Tiles {
+        pub(in crate::training) fn right(_: Matrix<'_>) -> Tiles {
+            unreachable!("no tiles on this architecture");
+        }
+    }
+
+    pub(in crate::training) fn is_available() -> bool {
+        false
+    }
+
+    pub(in crate::training) fn product(_: Matrix<'_>, _: Matrix<'_>, _: &mut [f32], _: Into) {
+        unreachable!("no tiles on this architecture");
+    }
+
+    pub(in crate::training) fn product_packed(
+        _: Matrix<'_>,
+        tiles: &Tiles,
+        _: usize,
+        _: &mut [f32],
+        _: Into,
+    ) {
+        match *tiles {}
+    }
+}
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod x86 {
-    use super::{Into, Matrix};
+    use super::super::{Into, Matrix};
     use crate::encoder::{Kernel, enter_tiles};
     use std::arch::asm;
     use std::arch::x86_64::*;
     use std::cell::RefCell;
+    use std::mem::MaybeUninit;
 
     /// One tile: 16 rows of 64 bytes.
     #[derive(Clone)]
@@ -46,6 +72,19 @@ mod x86 {
         Kernel::AmxBf16.is_available()
     }
 
+    /// A right factor, laid out.
+    pub(in crate::training) struct Tiles(Vec<Tile>);
+
+    impl Tiles {
+        pub(in crate::training) fn right(b: Matrix<'_>) -> Tiles {
+            assert!(is_available(), "tiles are laid out where there are any");
+            let mut tiles = Vec::new();
+            // SAFETY: the CPU has AVX-512, as the assertion says; sizes are checked by `Matrix`.
+            unsafe { pack_right(b, &mut tiles) };
+            Tiles(tiles)
+        }
+    }
+
     pub(in crate::training) fn product(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], into: Into) {
         let _tiles = enter_tiles();
         SCRATCH.with_borrow_mut(|(left, right)| {
@@ -55,6 +94,29 @@ mod x86 {
                 pack_left(a, left);
                 pack_right(b, right);
                 multiply(left, right, (a.rows, b.cols, a.cols), out, into);
+            }
+        });
+    }
+
+    /// `b` has `cols` columns and as many rows as `a` has columns.
+    pub(in crate::training) fn product_packed(
+        a: Matrix<'_>,
+        Tiles(right): &Tiles,
+        cols: usize,
+        out: &mut [f32],
+        into: Into,
+    ) {
+        assert!(
+            right.len() >= cols.div_ceil(32) * 2 * a.cols.div_ceil(32),
+            "a factor of this size"
+        );
+        let _tiles = enter_tiles();
+        SCRATCH.with_borrow_mut(|(left, _)| {
+            // SAFETY: `enter` made sure of AMX and AVX-512; sizes are checked by `Matrix`, by the
+            // public `product` and by the assertion.
+            unsafe {
+                pack_left(a, left);
+                multiply(left, right, (a.rows, cols, a.cols), out, into);
             }
         });
     }
@@ -92,6 +154,9 @@ mod x86 {
         };
     }
 
+    /// Tiles of a panel of the left factor: 512 KiB, a quarter of the second-level cache.
+    const PANEL_TILES: usize = 512;
+
     /// # Safety
     /// Tiles are configured and the CPU has AVX-512; `left` and `right` are packed for the sizes.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
@@ -103,54 +168,77 @@ mod x86 {
         into: Into,
     ) {
         let steps = k.div_ceil(32);
-        let mut sums = Sums([0.0; 1024]);
-        for col in (0..n).step_by(32) {
-            for row in (0..m).step_by(32) {
-                let (a, b) = (&left[row / 16 * steps..], &right[col / 16 * steps..]);
-                let (rows, cols) = (32.min(m - row), 32.min(n - col));
-                let whole = rows == 32 && cols == 32;
-                // A whole block goes straight to its place, an edge by way of `sums`.
-                let (p, stride) = match whole {
-                    true => (out[row * n + col..].as_mut_ptr(), n),
-                    false => (sums.0.as_mut_ptr(), 32),
-                };
-                // SAFETY: packing rounds both counts of tile rows up to a pair, `steps` tiles each;
-                // a whole block's 32 rows of 32 values lie inside `out`, and `sums` is one block.
-                unsafe {
-                    if whole && into == Into::Add {
-                        sums_load!(0, p, 4 * stride);
-                        sums_load!(1, p.add(16), 4 * stride);
-                        sums_load!(2, p.add(16 * stride), 4 * stride);
-                        sums_load!(3, p.add(16 * stride + 16), 4 * stride);
-                    } else {
-                        tile_zero!(0, 1, 2, 3);
-                    }
-                    for step in 0..steps {
-                        tile_load!(4, a.as_ptr().add(step));
-                        tile_load!(6, b.as_ptr().add(step));
-                        tile_load!(7, b.as_ptr().add(steps + step));
-                        tile_load!(5, a.as_ptr().add(steps + step));
-                        tile_dot!(0, 4, 6);
-                        tile_dot!(1, 4, 7);
-                        tile_dot!(2, 5, 6);
-                        tile_dot!(3, 5, 7);
-                    }
-                    sums_store!(0, p, 4 * stride);
-                    sums_store!(1, p.add(16), 4 * stride);
-                    sums_store!(2, p.add(16 * stride), 4 * stride);
-                    sums_store!(3, p.add(16 * stride + 16), 4 * stride);
+        let panel = (PANEL_TILES / steps.max(1) * 16).next_multiple_of(32).max(32);
+        for first in (0..m).step_by(panel) {
+            for col in (0..n).step_by(32) {
+                for row in (first..m.min(first + panel)).step_by(32) {
+                    // SAFETY: as the caller says; `row` and `col` lie inside.
+                    unsafe { block(left, right, (m, n, steps), (row, col), out, into) };
                 }
-                if whole {
-                    continue;
-                }
-                for i in 0..rows {
-                    let at = (row + i) * n + col;
-                    let (to, from) = (&mut out[at..at + cols], &sums.0[32 * i..][..cols]);
-                    match into {
-                        Into::Replace => to.copy_from_slice(from),
-                        Into::Add => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
-                    }
-                }
+            }
+        }
+    }
+
+    /// The 32 by 32 results from `row` and `col` on.
+    ///
+    /// # Safety
+    /// As of [`multiply`]; `steps` tiles in a row of tiles, and `row` and `col` inside `out`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn block(
+        left: &[Tile],
+        right: &[Tile],
+        (m, n, steps): (usize, usize, usize),
+        (row, col): (usize, usize),
+        out: &mut [f32],
+        into: Into,
+    ) {
+        let (a, b) = (&left[row / 16 * steps..], &right[col / 16 * steps..]);
+        let (rows, cols) = (32.min(m - row), 32.min(n - col));
+        let mut sums: MaybeUninit<Sums> = MaybeUninit::uninit();
+        let whole = rows == 32 && cols == 32;
+        // A whole block goes straight to its place, an edge by way of `sums`.
+        let (p, stride) = match whole {
+            true => (out[row * n + col..].as_mut_ptr(), n),
+            false => (sums.as_mut_ptr().cast::<f32>(), 32),
+        };
+        // SAFETY: packing rounds both counts of tile rows up to a pair, `steps` tiles each; a whole
+        // block's 32 rows of 32 values lie inside `out`, and `sums` is one block, which the stores
+        // fill.
+        let sums = unsafe {
+            if whole && into == Into::Add {
+                sums_load!(0, p, 4 * stride);
+                sums_load!(1, p.add(16), 4 * stride);
+                sums_load!(2, p.add(16 * stride), 4 * stride);
+                sums_load!(3, p.add(16 * stride + 16), 4 * stride);
+            } else {
+                tile_zero!(0, 1, 2, 3);
+            }
+            for step in 0..steps {
+                tile_load!(4, a.as_ptr().add(step));
+                tile_load!(6, b.as_ptr().add(step));
+                tile_load!(7, b.as_ptr().add(steps + step));
+                tile_load!(5, a.as_ptr().add(steps + step));
+                tile_dot!(0, 4, 6);
+                tile_dot!(1, 4, 7);
+                tile_dot!(2, 5, 6);
+                tile_dot!(3, 5, 7);
+            }
+            sums_store!(0, p, 4 * stride);
+            sums_store!(1, p.add(16), 4 * stride);
+            sums_store!(2, p.add(16 * stride), 4 * stride);
+            sums_store!(3, p.add(16 * stride + 16), 4 * stride);
+            if whole {
+                return;
+            }
+            sums.assume_init_ref()
+        };
+        for i in 0..rows {
+            let at = (row + i) * n + col;
+            let (to, from) = (&mut out[at..at + cols], &sums.0[32 * i..][..cols]);
+            match into {
+                Into::Replace => to.copy_from_slice(from),
+                Into::Add => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
             }
         }
     }
@@ -176,11 +264,6 @@ mod x86 {
         let steps = a.cols.div_ceil(32);
         let count = a.rows.div_ceil(32) * 2 * steps;
         reserve(tiles, count);
-        // Where a tile's rows start, in 32-bit words: a column of pairs.
-        let starts = _mm512_mullo_epi32(
-            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-            _mm512_set1_epi32(16),
-        );
         for (at, tile) in tiles[..count].iter_mut().enumerate() {
             let (row, k) = (at / steps * 16, at % steps * 32);
             let rows = 16.min(a.rows.saturating_sub(row));
@@ -198,18 +281,17 @@ mod x86 {
                     convert(from, &mut tile.0[32 * i..32 * i + width]);
                 }
             } else if whole {
-                for step in 0..16 {
+                let mut lines = [_mm512_setzero_si512(); 16];
+                for (step, line) in lines.iter_mut().enumerate() {
                     let from = |j: usize| &a.data[(k + j) * a.col_stride + row..][..16];
                     let (low, high) = (from(2 * step), from(2 * step + 1));
-                    // SAFETY: both slices have 16 values; the 16 words written are one column of
-                    // pairs of the tile, which has 16 rows of 16 words.
-                    unsafe {
-                        let low = _mm512_loadu_ps(low.as_ptr());
-                        let high = _mm512_loadu_ps(high.as_ptr());
-                        let words: *mut i32 = tile.0.as_mut_ptr().cast();
-                        _mm512_i32scatter_epi32::<4>(words.add(step), starts, pairs(low, high));
-                    }
+                    // SAFETY: both slices have 16 values.
+                    let (low, high) =
+                        unsafe { (_mm512_loadu_ps(low.as_ptr()), _mm512_loadu_ps(high.as_ptr())) };
+                    *line = pairs(low, high);
                 }
+                turn(&mut lines);
+                store(&lines, tile);
             } else {
                 for j in 0..width {
                     let from = &a.data[(k + j) * a.col_stride + row..][..rows];
@@ -258,8 +340,16 @@ mod x86 {
                         to[2 * i] = round(*value);
                     }
                 }
+            } else if whole {
+                // Consecutive steps are a pair already: a column's words, turned into rows.
+                let mut lines = [_mm512_setzero_si512(); 16];
+                for (i, line) in lines.iter_mut().enumerate() {
+                    *line = rounded(&b.data[(col + i) * b.col_stride + k..][..32]);
+                }
+                turn(&mut lines);
+                store(&lines, tile);
             } else {
-                // Consecutive steps are a pair already: 16 words a column, one in each row.
+                // The same, word by word.
                 let mut line = [0u16; 32];
                 for i in 0..cols {
                     let from = &b.data[(col + i) * b.col_stride + k..][..depth];
@@ -285,17 +375,67 @@ mod x86 {
         _mm512_or_si512(widen(low), _mm512_slli_epi32::<16>(widen(high)))
     }
 
+    /// 32 values as 16 words of two bfloat16 each.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn rounded(from: &[f32]) -> __m512i {
+        let from: &[f32; 32] = from.try_into().expect("the callers cut 32 values");
+        // SAFETY: the array has 32 elements, and 32 bfloat16 values are 64 bytes.
+        unsafe {
+            let low = _mm512_loadu_ps(from.as_ptr());
+            let high = _mm512_loadu_ps(from.as_ptr().add(16));
+            std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+        }
+    }
+
+    /// A tile's 16 rows.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn store(lines: &[__m512i; 16], tile: &mut Tile) {
+        for (line, to) in lines.iter().zip(tile.0.as_chunks_mut::<32>().0) {
+            // SAFETY: 32 values of 16 bits are 64 bytes.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), *line) };
+        }
+    }
+
+    /// Transposes 16 by 16 words: within 128 bits by unpacking, then across them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn turn(lines: &mut [__m512i; 16]) {
+        let mut other = *lines;
+        for i in 0..8 {
+            other[2 * i] = _mm512_unpacklo_epi32(lines[2 * i], lines[2 * i + 1]);
+            other[2 * i + 1] = _mm512_unpackhi_epi32(lines[2 * i], lines[2 * i + 1]);
+        }
+        for i in 0..4 {
+            let at = 4 * i;
+            lines[at] = _mm512_unpacklo_epi64(other[at], other[at + 2]);
+            lines[at + 1] = _mm512_unpackhi_epi64(other[at], other[at + 2]);
+            lines[at + 2] = _mm512_unpacklo_epi64(other[at + 1], other[at + 3]);
+            lines[at + 3] = _mm512_unpackhi_epi64(other[at + 1], other[at + 3]);
+        }
+        // Line 4 i + j now holds, in its lane l, words 4 i to 4 i + 3 of column 4 l + j.
+        for j in 0..4 {
+            let (a, b) = (lines[j], lines[4 + j]);
+            let (c, d) = (lines[8 + j], lines[12 + j]);
+            other[j] = _mm512_shuffle_i32x4::<0x88>(a, b);
+            other[4 + j] = _mm512_shuffle_i32x4::<0xdd>(a, b);
+            other[8 + j] = _mm512_shuffle_i32x4::<0x88>(c, d);
+            other[12 + j] = _mm512_shuffle_i32x4::<0xdd>(c, d);
+        }
+        for j in 0..4 {
+            lines[j] = _mm512_shuffle_i32x4::<0x88>(other[j], other[8 + j]);
+            lines[8 + j] = _mm512_shuffle_i32x4::<0xdd>(other[j], other[8 + j]);
+            lines[4 + j] = _mm512_shuffle_i32x4::<0x88>(other[4 + j], other[12 + j]);
+            lines[12 + j] = _mm512_shuffle_i32x4::<0xdd>(other[4 + j], other[12 + j]);
+        }
+    }
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     fn convert(from: &[f32], to: &mut [u16]) {
-        if let (Some(from), Some(to)) = (from.first_chunk::<32>(), to.first_chunk_mut::<32>()) {
-            // SAFETY: both arrays have 32 elements; the CPU has AVX-512 BF16, as the callers' own
-            // features say.
-            unsafe {
-                let lo = _mm512_loadu_ps(from.as_ptr());
-                let hi = _mm512_loadu_ps(from.as_ptr().add(16));
-                let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(hi, lo));
-                _mm512_storeu_si512(to.as_mut_ptr().cast(), rounded);
-            }
+        if from.len() == 32 && to.len() == 32 {
+            // SAFETY: `to` has 32 elements of 16 bits.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), rounded(from)) };
             return;
         }
         for (to, from) in to.iter_mut().zip(from) {

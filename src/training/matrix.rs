@@ -53,13 +53,42 @@ pub enum Into {
     Add,
 }
 
+/// A right factor that many products share, laid out once for them.
+pub struct Packed {
+    rows: usize,
+    cols: usize,
+    tiles: amx::Tiles,
+}
+
+impl Packed {
+    /// Lays `b` out; `None` where products of this kind take it as it is.
+    pub fn new(products: Products, b: Matrix<'_>) -> Option<Packed> {
+        let tiles =
+            (products == Products::Bf16 && amx::is_available()).then(|| amx::Tiles::right(b))?;
+        Some(Packed { rows: b.rows, cols: b.cols, tiles })
+    }
+
+    /// `out = a · b`, or added to it, with the same bits as [`product`].
+    ///
+    /// # Panics
+    /// If the inner sizes differ or `out` has another length.
+    pub fn product(&self, a: Matrix<'_>, out: &mut [f32], into: Into) {
+        check(a, self.rows, self.cols, out);
+        amx::product_packed(a, &self.tiles, self.cols, out, into);
+    }
+}
+
+fn check(a: Matrix<'_>, rows: usize, cols: usize, out: &[f32]) {
+    assert_eq!(a.cols, rows, "inner sizes of a product");
+    assert_eq!(Some(out.len()), a.rows.checked_mul(cols), "size of a product");
+}
+
 /// `out = a · b`, or added to it; `out` is row-major, `a.rows` by `b.cols`.
 ///
 /// # Panics
 /// If the inner sizes differ or `out` has another length.
 pub fn product(products: Products, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], into: Into) {
-    assert_eq!(a.cols, b.rows, "inner sizes of a product");
-    assert_eq!(Some(out.len()), a.rows.checked_mul(b.cols), "size of a product");
+    check(a, b.rows, b.cols, out);
     if a.rows == 0 || b.cols == 0 {
         return;
     }

@@ -25,9 +25,6 @@ mod tests;
 
 pub use attention::{AttentionShape, attention, attention_backward};
 pub use dropout::{DropoutKey, dropout, mix};
-pub use matrix::{Into, Matrix, Products, product};
+pub use matrix::{Into, Matrix, Packed, Products, product};
 pub use memory::keep_freed_memory;
-pub use rows::{
-    AdamStep, LayerNorm, adam_step, add_bias, dot, gelu, gelu_backward, softmax, softmax_backward,
-    sum_rows,
-};
+pub use rows::{AdamStep, LayerNorm, adam_step, add, add_bias, dot, gelu, multiply, sum_rows};

@@ -5,7 +5,7 @@
 
 /// Compiles a function's body for AVX-512, AVX2 and the baseline, and picks one at run time.
 macro_rules! widest {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:tt: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {
@@ -38,11 +38,11 @@ macro_rules! widest {
 pub(super) use widest;
 
 /// Lanes that a sum is kept in.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// e to the `x`, to 2 in the last place; 0 below −87.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
     // ln 2 in two parts, so that the difference keeps its low bits.
@@ -106,28 +106,42 @@ widest! {
 }
 
 widest! {
-    /// `out = x Φ(x)`, the exact GELU.
+    /// Turns each x into x Φ(x), the exact GELU, and gives its slope there, Φ(x) + x φ(x).
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn gelu(x: &[f32], out: &mut [f32]) {
-        assert_eq!(x.len(), out.len());
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = x * normal(*x).0;
+    pub fn gelu(x: &mut [f32], slope: &mut [f32]) {
+        assert_eq!(x.len(), slope.len());
+        for (x, slope) in x.iter_mut().zip(slope) {
+            let (below, density) = normal(*x);
+            *slope = below + *x * density;
+            *x *= below;
         }
     }
 }
 
 widest! {
-    /// Turns the gradient of GELU's output into that of its input `x`.
+    /// Adds `other` to `x`.
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn gelu_backward(x: &[f32], grad: &mut [f32]) {
-        assert_eq!(x.len(), grad.len());
-        for (grad, x) in grad.iter_mut().zip(x) {
-            let (below, density) = normal(*x);
-            *grad *= below + x * density;
+    pub fn add(x: &mut [f32], other: &[f32]) {
+        assert_eq!(x.len(), other.len());
+        for (x, other) in x.iter_mut().zip(other) {
+            *x += other;
+        }
+    }
+}
+
+widest! {
+    /// Multiplies `x` by `other`, value by value.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn multiply(x: &mut [f32], other: &[f32]) {
+        assert_eq!(x.len(), other.len());
+        for (x, other) in x.iter_mut().zip(other) {
+            *x *= other;
         }
     }
 }
@@ -249,28 +263,25 @@ widest! {
     }
 }
 
-widest! {
-    /// The softmax of `x`, in place.
-    pub fn softmax(x: &mut [f32]) {
-        let most = x.iter().fold(f32::NEG_INFINITY, |most, x| if *x > most { *x } else { most });
-        for x in x.iter_mut() {
-            *x = exp(*x - most);
-        }
-        let scale = 1.0 / sum_of(x.len(), |i| x[i]);
-        for x in x.iter_mut() {
-            *x *= scale;
-        }
+/// The softmax of `x`, in place.
+#[inline(always)]
+pub(super) fn softmax_row(x: &mut [f32]) {
+    let most = x.iter().fold(f32::NEG_INFINITY, |most, x| if *x > most { *x } else { most });
+    for x in x.iter_mut() {
+        *x = exp(*x - most);
+    }
+    let scale = 1.0 / sum_of(x.len(), |i| x[i]);
+    for x in x.iter_mut() {
+        *x *= scale;
     }
 }
 
-widest! {
-    /// Turns the gradient of a softmax's output `p` into that of its input.
-    pub fn softmax_backward(p: &[f32], grad: &mut [f32]) {
-        assert_eq!(p.len(), grad.len());
-        let along = sum_of(p.len(), |i| p[i] * grad[i]);
-        for (grad, p) in grad.iter_mut().zip(p) {
-            *grad = p * (*grad - along);
-        }
+/// Turns the gradient of a softmax's output `p` into that of its input.
+#[inline(always)]
+pub(super) fn softmax_slope(p: &[f32], grad: &mut [f32]) {
+    let along = sum_of(p.len(), |i| p[i] * grad[i]);
+    for (grad, p) in grad.iter_mut().zip(p) {
+        *grad = p * (*grad - along);
     }
 }
 

@@ -3,10 +3,10 @@
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
-use distilface_core::encoder::{Context, InputKind, SentenceEncoder};
+use distilface_core::encoder::{InputKind, SentenceEncoder};
 use distilface_core::model::Precision;
 
-use crate::embedder::{AlignedBlock, read_model};
+use crate::embedder::{AlignedBlock, Embedder, Exact, read_model};
 use crate::error::Error;
 use crate::import::PrecisionArgument;
 
@@ -26,12 +26,17 @@ pub struct Arguments {
 const BATCH: usize = 256;
 
 pub fn run(arguments: Arguments) -> Result<(), Error> {
-    let block = read_model(&arguments.model, arguments.precision.map(Precision::from))?;
-    let block = AlignedBlock::new(&block);
-    let encoder = SentenceEncoder::from_packed(block.bytes())?;
+    let precision = arguments.precision.map(Precision::from);
+    let (exact, block, encoder);
+    let mut embedder = if precision == Some(Precision::F32) {
+        exact = Exact::open(&arguments.model, None)?;
+        Embedder::exact(&exact)
+    } else {
+        block = AlignedBlock::new(&read_model(&arguments.model, precision)?);
+        encoder = SentenceEncoder::from_packed(block.bytes())?;
+        Embedder::new(&encoder, None)
+    };
     let kind = if arguments.query { InputKind::Query } else { InputKind::Passage };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut context = Context::new(threads);
     let stdin = |source| Error::io(Path::new("standard input"), source);
     let stdout = |source| Error::io(Path::new("standard output"), source);
     let mut out = std::io::stdout().lock();
@@ -43,7 +48,7 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
             return Ok(());
         }
         let texts: Vec<&str> = batch.iter().map(String::as_str).collect();
-        for vector in encoder.embed(&texts, kind, &mut context)?.vectors() {
+        for vector in embedder.vectors(&texts, kind)? {
             let json = serde_json::json!(vector);
             writeln!(out, "{json}").map_err(stdout)?;
         }

@@ -34,6 +34,13 @@ pub enum Error {
          clipping may help"
     )]
     Diverged { step: usize, what: &'static str, got: f32 },
+    /// A run would hold more than there is.
+    #[error(
+        "memory: expected {:.1} GB free for weights, moments and activations, got {:.1} GB; a \
+         smaller batch, cache_above, threads or base needs less",
+        .needed / 1e9, .available / 1e9
+    )]
+    Memory { needed: f64, available: f64 },
     /// A source that is a query gave no rows.
     #[error("{place}: {what}: {}", database_error(source))]
     Query { place: String, what: &'static str, source: postgres::Error },

@@ -17,7 +17,14 @@ use crate::train::{METRICS, Trained};
 const POOL: usize = 1_000;
 const SHOWN: usize = 6;
 
-/// Writes the report of a finished run into its directory.
+/// What `eval` says of the STS tasks, before and after.
+pub struct StsScores {
+    pub base: Value,
+    pub own: Value,
+}
+
+/// Writes the report of a finished run into its directory; gives the scores, where the recipe has
+/// pairs to score.
 ///
 /// # Errors
 /// Where the metrics cannot be read, a model not opened or the report not written.
@@ -28,7 +35,7 @@ pub fn write(
     base: &ModelDir,
     out: &Path,
     manifest: &Manifest,
-) -> Result<(), Error> {
+) -> Result<Option<StsScores>, Error> {
     let path = directory.join(METRICS);
     let metrics = std::fs::read_to_string(&path).map_err(|source| Error::io(&path, source))?;
     let steps: Vec<Value> =
@@ -60,8 +67,10 @@ pub fn write(
     if let Some((last, best)) = trained.dev {
         let _ = writeln!(html, "<p>STS-B dev: last {last:.2}, best {best:.2}.</p>");
     }
+    let mut scores = None;
     if let Some(path) = &config.dev {
-        html.push_str(&sts_table(path, base, &ModelDir::open(out)?)?);
+        let scores = scores.insert(sts_scores(path, base, &ModelDir::open(out)?)?);
+        html.push_str(&sts_table(scores));
     }
     html.push_str(
         "<h2>Data</h2>\n<table><tr><th>source<th>kept<th>lines<th>duplicates<th>malformed\n",
@@ -86,21 +95,25 @@ pub fn write(
     let recipe = config.to_toml()?;
     let _ = writeln!(html, "<h2>Recipe</h2>\n<pre>{}</pre>", escape(&recipe));
     let path = directory.join("report.html");
-    std::fs::write(&path, html).map_err(|source| Error::io(&path, source))
+    std::fs::write(&path, html).map_err(|source| Error::io(&path, source))?;
+    Ok(scores)
 }
 
 /// The five-task mean that Lim, Ng, Lim 2024 report.
 const PAPER_FIVE: &str = "72.1";
 
 /// Scores of the base and of the result on all tasks that the dev file holds.
-fn sts_table(path: &Path, base: &ModelDir, own: &ModelDir) -> Result<String, Error> {
+fn sts_scores(path: &Path, base: &ModelDir, own: &ModelDir) -> Result<StsScores, Error> {
     let scores = |what: &str, model: &ModelDir| -> Result<Value, Error> {
         println!("{what}: {}", model.manifest().name);
         let block = AlignedBlock::new(&pack_model(model)?);
         let encoder = SentenceEncoder::from_packed(block.bytes())?;
         sts::evaluate(path, &mut Embedder::new(&encoder, None))
     };
-    let (before, after) = (scores("base", base)?, scores("trained", own)?);
+    Ok(StsScores { base: scores("base", base)?, own: scores("trained", own)? })
+}
+
+fn sts_table(StsScores { base: before, own: after }: &StsScores) -> String {
     let mut html = String::from(
         "<h2>STS, Spearman × 100</h2>\n<table><tr><th>task<th>base<th>this model<th>the paper\n",
     );
@@ -111,13 +124,13 @@ fn sts_table(path: &Path, base: &ModelDir, own: &ModelDir) -> Result<String, Err
     };
     for (task, _) in sts::TASKS {
         let score = |all: &Value| all["tasks"][task]["spearman"].clone();
-        row(task, &score(&before), &score(&after), "");
+        row(task, &score(before), &score(after), "");
     }
     row("mean of five (STS12–15, STS-B)", &before["five"], &after["five"], PAPER_FIVE);
     row("mean of seven", &before["seven"], &after["seven"], "");
     row("STS-B dev", &before["stsb_dev"], &after["stsb_dev"], "");
     html.push_str("</table>\n");
-    Ok(html)
+    html
 }
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\

@@ -1,11 +1,15 @@
-//! `report.html` of a run: one file that opens offline, with curves, an STS table and neighbors.
+//! `report.html` of a run: one file that opens offline, with curves, an STS table and neighbors; and
+//! the card that lies beside the model.
 
 #[path = "../../tests/common_model/mod.rs"]
 mod common_model;
 
 use std::fmt::Write;
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use common_model::{TempDir, write_bert};
 
@@ -41,10 +45,9 @@ fn value<'a>(attributes: &'a str, name: &str) -> Option<&'a str> {
 /// In the small model's letters.
 const WORDS: [&str; 7] = ["cat", "dog", "sunflower", "a", "morning", "ship", "zoo"];
 
-#[test]
-fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
-    let temp = TempDir::new("report");
-    let (source, base) = (temp.path().join("source"), temp.path().join("base"));
+/// A run on a small model; its report's path.
+fn report(place: &Path) -> PathBuf {
+    let (source, base) = (place.join("source"), place.join("base"));
     write_bert(&source);
     train(&["import", path(&source), "--out", path(&base)]);
     let texts: String = (0..36usize).fold(String::new(), |mut all, at| {
@@ -52,7 +55,7 @@ fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
         let _ = writeln!(all, "the <b>{word}</b> & \"cat\" {}", WORDS[at / 6 % 6]);
         all
     });
-    std::fs::write(temp.path().join("texts.txt"), format!("{texts}\n\n")).expect("written");
+    std::fs::write(place.join("texts.txt"), format!("{texts}\n\n")).expect("written");
     let mut sts = String::from("task\tsubset\tsplit\tscore\tsentence1\tsentence2\n");
     for (task, split) in ["STS12", "STS13", "STS14", "STS15", "STS16", "STSB", "SICK-R"]
         .map(|task| (task, "test"))
@@ -64,14 +67,22 @@ fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
             let _ = writeln!(sts, "{task}\tx\t{split}\t{at}\tthe {one}\t{other}ing");
         }
     }
-    std::fs::write(temp.path().join("sts.tsv"), sts).expect("written");
-    let recipe = temp.path().join("recipe.toml");
+    std::fs::write(place.join("sts.tsv"), sts).expect("written");
+    let recipe = place.join("recipe.toml");
     let text = "base = \"base\"\nsteps = 6\nmax_tokens = 8\ndev = \"sts.tsv\"\ndev_every = 2\n\
-                [[source]]\npath = \"texts.txt\"\nkind = \"sentences\"\nbatch = 8\n";
+                license = \"CC0-1.0\"\ndims = [8, 4]\n\
+                [[source]]\npath = \"texts.txt\"\nkind = \"sentences\"\nbatch = 8\n\
+                license = \"CC BY 4.0\"\n";
     std::fs::write(&recipe, text).expect("written");
-    let out = temp.path().join("model");
+    let out = place.join("model");
     train(&["train", "--config", path(&recipe), "--out", path(&out)]);
-    let html = std::fs::read_to_string(temp.path().join("model.run/report.html"));
+    place.join("model.run/report.html")
+}
+
+#[test]
+fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
+    let temp = TempDir::new("report");
+    let html = std::fs::read_to_string(report(temp.path()));
     let html = html.expect("a run leaves a report");
 
     assert!(html.starts_with("<!doctype html>"), "{}", &html[..100]);
@@ -121,4 +132,79 @@ fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
     assert_eq!(cells[2], "72.1");
     assert!(html.contains("the &lt;b&gt;") && html.contains("&amp; &quot;cat&quot;"));
     assert!(html.contains("<th>text<th>before<th>after"));
+
+    let card = std::fs::read_to_string(temp.path().join("model/README.md")).expect("a card");
+    for line in ["license: \"CC0-1.0\"\n", "| texts.txt | 36 | Contrastive | CC BY 4.0 |\n"] {
+        assert!(card.contains(line), "no {line:?} in {card}");
+    }
+    let row = |name: &str| card.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    let bf16 = row("| Bf16 |").expect("the packed form's fidelity");
+    let mean: f64 = bf16.split(" | ").nth(2).expect("a mean").parse().expect("a number");
+    assert!((0.99..=1.000_01).contains(&mean), "{bf16}");
+    assert!(row("| mean of seven |").is_some() && row("| Int8 |").is_some(), "{card}");
+    let manifest = common_model::read_json(&temp.path().join("model/distilface.json"));
+    assert_eq!(manifest["matryoshka_dims"], serde_json::json!([4, 8]), "{manifest}");
+}
+
+/// First lines of what came to a proxy.
+fn requests(proxy: &TcpListener) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Ok((stream, _)) = proxy.accept() {
+        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout above 0");
+        let mut line = String::new();
+        // A browser opens connections ahead on which it then asks for nothing: an empty line.
+        let _ = BufReader::new(stream).read_line(&mut line);
+        lines.push(line.trim().to_owned());
+    }
+    lines
+}
+
+/// What a browser makes of it: no word on the console, nothing asked of the network, and a picture
+/// with the curves in it.
+#[test]
+fn a_browser_shows_the_report_without_a_complaint_or_a_request() {
+    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+    let version = |name: &&&str| Command::new(name).arg("--version").output().is_ok();
+    let Some(browser) = names.iter().find(version) else {
+        eprintln!("skipped: no Chromium or Chrome among {names:?}");
+        return;
+    };
+    let temp = TempDir::new("browser");
+    let page = report(temp.path());
+    // All that the browser asks of the network comes here.
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    proxy.set_nonblocking(true).expect("it may look without waiting");
+    let picture = temp.path().join("report.png");
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
+        .args(["--disable-component-update", "--disable-default-apps", "--enable-logging=stderr"])
+        .args(["--disable-domain-reliability", "--disable-client-side-phishing-detection"])
+        .arg(
+            "--disable-features=OptimizationHints,MediaRouter,Translate,NetworkTimeServiceQuerying",
+        )
+        .arg(format!("--proxy-server={}", proxy.local_addr().expect("it is bound")))
+        .args(["--proxy-bypass-list=<-loopback>", "--window-size=1000,1400"])
+        .arg(format!("--user-data-dir={}", path(&temp.path().join("profile"))))
+        .arg(format!("--screenshot={}", path(&picture)))
+        .arg(format!("file://{}", path(&page)))
+        .output()
+        .expect("the browser starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let complaints: Vec<&str> = said.lines().filter(|line| line.contains("CONSOLE")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    // A browser of Google's asks its maker's servers for things of its own.
+    let asked: Vec<String> = requests(&proxy)
+        .into_iter()
+        .filter(|line| {
+            !line.is_empty() && !["google", "gvt1.com"].iter().any(|own| line.contains(own))
+        })
+        .collect();
+    assert!(asked.is_empty(), "the page asked the network: {asked:?}");
+    let picture = std::fs::read(&picture).expect("a picture");
+    assert!(picture.starts_with(b"\x89PNG") && picture.len() > 20_000, "{} bytes", picture.len());
+    if let Ok(kept) = std::env::var("DISTILFACE_KEEP_SCREENSHOT") {
+        std::fs::write(kept, picture).expect("it is written where it is asked for");
+    }
 }

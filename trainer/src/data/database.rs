@@ -96,7 +96,7 @@ fn each(
                 }
             }
         }
-        taken.take(number, texts.map_or(Line::Malformed, |texts| row(config.kind, &texts)));
+        taken.take(number, texts.map_or(Line::Malformed, |texts| row(config.kind, &texts)))?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Training data: texts, pairs, triplets and groups, streamed from files or a database and kept as
-//! rows of texts.
+//! Training data: texts, pairs, triplets and groups, streamed from files or a database into rows
+//! on disk ([`spool`]). Memory holds some 40 bytes a row, whatever its texts' length.
 //!
 //! Formats go by the file's name: `.parquet` ([`parquet`]); `.tsv` (one row a line), `.jsonl` (one
 //! object a line) and anything else as text, one a line, with `.gz` after any of these three. A
@@ -11,7 +11,6 @@
 //! each epoch anew by a hash, so that a run goes on after a kill without any state of its own.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use distilface_core::training::mix;
@@ -23,18 +22,19 @@ use crate::train::config::{Kind, SourceConfig};
 
 mod database;
 mod parquet;
+mod spool;
 #[cfg(test)]
 mod tests;
 
 pub use database::{is_address, without_password};
+use spool::{RowOrder, Spool, SpoolWriter, fingerprint};
 
 /// Line numbers that are kept of malformed lines.
 const KEPT_NUMBERS: usize = 10;
 
-/// A source in memory.
+/// A source, read.
 pub struct Source {
-    /// Rows of one text (sentences), two (pairs), two or three (triplets), two or more (groups).
-    pub rows: Vec<Vec<String>>,
+    rows: Spool,
     pub read: Read,
 }
 
@@ -58,16 +58,18 @@ enum Line {
 }
 
 /// Rows as they come, and what became of them.
-#[derive(Default)]
 struct Rows {
-    rows: Vec<Vec<String>>,
+    rows: SpoolWriter,
     read: Read,
     seen: HashSet<u64>,
 }
 
 impl Rows {
     /// Takes the next line; `number` is what it is reported by.
-    fn take(&mut self, number: usize, line: Line) {
+    ///
+    /// # Errors
+    /// Where the row cannot be written.
+    fn take(&mut self, number: usize, line: Line) -> Result<(), Error> {
         self.read.lines += 1;
         match line {
             Line::Filtered => self.read.filtered += 1,
@@ -78,26 +80,27 @@ impl Rows {
                 }
             }
             Line::Row(row) => {
-                let mut hasher = DefaultHasher::new();
-                row.hash(&mut hasher);
-                if self.seen.insert(hasher.finish()) {
-                    self.rows.push(row);
+                let fingerprint = fingerprint(&row);
+                if self.seen.insert(fingerprint) {
+                    self.rows.push(&row, fingerprint)?;
                 } else {
                     self.read.duplicates += 1;
                 }
             }
         }
+        Ok(())
     }
 }
 
 impl Source {
-    /// Reads a source's file, or runs its query.
+    /// Reads a source's file, or runs its query; rows are kept in a file of `directory`.
     ///
     /// # Errors
     /// Where the file cannot be read or the query not be run, or nothing is left of the rows.
-    pub fn read(config: &SourceConfig) -> Result<Source, Error> {
+    pub fn read(config: &SourceConfig, directory: &Path) -> Result<Source, Error> {
         let path = &config.path;
-        let mut taken = Rows::default();
+        let rows = SpoolWriter::new(directory)?;
+        let mut taken = Rows { rows, read: Read::default(), seen: HashSet::new() };
         match &config.query {
             Some(query) => database::read(config, query, &mut taken)?,
             None => match Format::of(path) {
@@ -105,22 +108,25 @@ impl Source {
                 format => {
                     for line in lines(path)? {
                         let (number, line) = line?;
-                        taken.take(number, parse(format, config, &line));
+                        taken.take(number, parse(format, config, &line))?;
                     }
                 }
             },
         }
-        let Rows { mut rows, mut read, .. } = taken;
-        if config.query.is_some() {
-            // A table has no order of its own: what is learned depends on its rows alone.
-            rows.sort_unstable();
-        }
+        let Rows { rows, mut read, seen } = taken;
+        drop(seen);
+        // A table has no order of its own: what is learned depends on its rows alone.
+        let order = match config.query {
+            Some(_) => RowOrder::ByContent,
+            None => RowOrder::AsTheyCame,
+        };
+        let mut rows = rows.finish(order)?;
         if let Some(limit) = config.limit {
             // The first rows of a shuffle, so that a limit does not take one topic.
             let order = Order::new(rows.len(), config.limit_seed);
             let mut picked: Vec<usize> = order.permutation(0).into_iter().take(limit).collect();
             picked.sort_unstable();
-            rows = picked.into_iter().map(|at| std::mem::take(&mut rows[at])).collect();
+            rows.keep(&picked);
         }
         read.kept = rows.len();
         if rows.len() < 2 {
@@ -130,6 +136,19 @@ impl Source {
             });
         }
         Ok(Source { rows, read })
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// A row of one text (sentences), two (pairs), two or three (triplets), two or more (groups).
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn row(&self, at: usize) -> Result<Vec<String>, Error> {
+        self.rows.row(at)
     }
 }
 

@@ -51,7 +51,7 @@ pub fn read(config: &SourceConfig, taken: &mut Rows) -> Result<(), Error> {
             })
             .collect::<Option<Vec<_>>>()
             .map(|columns| columns.into_iter().flatten().collect());
-        taken.take(at + 1, texts.map_or(Line::Malformed, |texts| row(config.kind, &texts)));
+        taken.take(at + 1, texts.map_or(Line::Malformed, |texts| row(config.kind, &texts)))?;
     }
     Ok(())
 }

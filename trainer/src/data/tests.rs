@@ -23,11 +23,12 @@ fn source(name: &str, content: &str, kind: Kind, only: Option<&[&str]>) -> Resul
         file.write_all(content.as_bytes()).expect("it is written");
     }
     let only = only.map(|only| only.iter().map(|x| (*x).to_owned()).collect());
-    Source::read(&SourceConfig {
-        only,
-        fields: vec!["a".to_owned(), "b".to_owned()],
-        ..SourceConfig::new(path, kind)
-    })
+    let fields = vec!["a".to_owned(), "b".to_owned()];
+    Source::read(&SourceConfig { only, fields, ..SourceConfig::new(path, kind) }, &directory)
+}
+
+fn rows(source: &Source) -> Vec<Vec<String>> {
+    (0..source.len()).map(|at| source.row(at).expect("it was written")).collect()
 }
 
 #[test]
@@ -44,7 +45,7 @@ fn malformed_lines_are_counted_with_their_numbers() {
         malformed_lines: vec![2, 6],
     };
     assert_eq!(source.read, expected);
-    assert_eq!(source.rows[1], ["d", "e"], "an empty third column is no contradiction");
+    assert_eq!(rows(&source)[1], ["d", "e"], "an empty third column is no contradiction");
 }
 
 #[test]
@@ -52,10 +53,10 @@ fn json_lines_and_text_are_read_and_an_empty_source_is_an_error() {
     let content =
         "{\"a\":\"one\",\"b\":\"two\"}\n{\"a\":1}\nno\n{\"b\":[\"x\",\"y\"],\"a\":\"z\"}\n";
     let source_of = source("t.jsonl", content, Kind::Groups, None).expect("two rows");
-    assert_eq!(source_of.rows, [vec!["one", "two"], vec!["z", "x", "y"]]);
+    assert_eq!(rows(&source_of), [vec!["one", "two"], vec!["z", "x", "y"]]);
     assert_eq!(source_of.read.malformed_lines, [2, 3]);
     let text = source("t.txt", "a\n\nb\na\n", Kind::Sentences, None).expect("two rows");
-    assert_eq!(text.rows, [["a"], ["b"]]);
+    assert_eq!(rows(&text), [["a"], ["b"]]);
     assert!(matches!(source("e.txt", "\n", Kind::Sentences, None), Err(Error::Missing { .. })));
 }
 
@@ -104,24 +105,24 @@ fn parquet_columns_give_rows_and_a_null_is_malformed() {
     let directory = std::env::temp_dir().join(format!("distilface-parquet-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a temporary directory");
     let path = directory.join("rows.parquet");
-    let rows: [(Option<&str>, &[&str]); 5] = [
+    let written: [(Option<&str>, &[&str]); 5] = [
         (Some("one"), &["eins", "un"]),
         (None, &["zwei"]),
         (Some("three"), &["drei"]),
         (Some("one"), &["eins", "un"]),
         (Some("four"), &[]),
     ];
-    parquet_file(&path, &rows);
+    parquet_file(&path, &written);
     let read = |fields: &[&str], kind| {
         let fields = fields.iter().map(|field| (*field).to_owned()).collect();
-        Source::read(&SourceConfig { fields, ..SourceConfig::new(path.clone(), kind) })
+        Source::read(&SourceConfig { fields, ..SourceConfig::new(path.clone(), kind) }, &directory)
     };
     let source = read(&["b", "a"], Kind::Groups).expect("two rows");
-    assert_eq!(source.rows, [vec!["eins", "un", "one"], vec!["drei", "three"]]);
+    assert_eq!(rows(&source), [vec!["eins", "un", "one"], vec!["drei", "three"]]);
     assert_eq!(source.read.malformed_lines, [2, 5]);
     assert_eq!((source.read.lines, source.read.duplicates), (5, 1));
     let source = read(&["a"], Kind::Sentences).expect("three rows");
-    assert_eq!(source.rows, [["one"], ["three"], ["four"]]);
+    assert_eq!(rows(&source), [["one"], ["three"], ["four"]]);
     assert_eq!(source.read.malformed_lines, [2]);
     let error = read(&["a", "c"], Kind::Pairs).err().expect("no column c").to_string();
     assert!(error.contains("\"c\"; it has a, b, id"), "{error}");
@@ -175,4 +176,40 @@ fn every_epoch_draws_each_row_once_in_another_order() {
     }
     assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2]);
     assert_eq!(Order::new(50, 3).row(120), epochs[2][20], "no state but the number");
+}
+
+/// A source of 64 MB once took three times that; now its texts are on disk, and memory holds their
+/// places.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_large_source_is_read_in_bounded_memory_and_drawn_in_any_order() {
+    const ROWS: usize = 400_000;
+    let directory = std::env::temp_dir().join(format!("distilface-large-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a temporary directory");
+    let path = directory.join("large.tsv");
+    let text = |at: usize| format!("text {at}{}", " of a hundred and sixty bytes".repeat(5));
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("a file"));
+    for at in 0..ROWS {
+        // Every fourth line came before.
+        let at = if at % 4 == 3 { at - 1 } else { at };
+        writeln!(file, "{}", text(at)).expect("it is written");
+    }
+    file.into_inner().expect("it is written");
+    let size = std::fs::metadata(&path).expect("it is there").len() as usize;
+    let peak = || {
+        let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("it has a peak");
+        let kilobytes = line.split_whitespace().nth(1).expect("a number");
+        kilobytes.parse::<usize>().expect("a number") << 10
+    };
+    let before = peak();
+    let source = Source::read(&SourceConfig::new(path, Kind::Sentences), &directory);
+    let source = source.expect("many rows");
+    let grown = peak() - before;
+    assert_eq!((source.len(), source.read.duplicates), (ROWS / 4 * 3, ROWS / 4));
+    assert!(grown < size / 2, "{grown} bytes of memory for {size} bytes of text");
+    for at in [0, 1, 2, 3, 150_000, ROWS / 4 * 3 - 1] {
+        assert_eq!(source.row(at).expect("it was written"), [text(at / 3 * 4 + at % 3)]);
+    }
+    std::fs::remove_dir_all(&directory).expect("it was made above");
 }

@@ -9,7 +9,7 @@ use distilface_core::encoder::SentenceEncoder;
 use distilface_core::model::Precision;
 use serde_json::json;
 
-use crate::embedder::{AlignedBlock, Embedder, read_model};
+use crate::embedder::{AlignedBlock, Embedder, Exact, read_model};
 use crate::error::Error;
 use crate::import::PrecisionArgument;
 
@@ -56,23 +56,29 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
             "--sts, --retrieval, --pairs or --triplets",
         ));
     }
-    let block =
-        AlignedBlock::new(&read_model(&arguments.model, arguments.precision.map(Precision::from))?);
-    let encoder = SentenceEncoder::from_packed(block.bytes())?;
-    let manifest = encoder.manifest();
+    let precision = arguments.precision.map(Precision::from);
+    let (exact, block, encoder);
+    let mut embedder = if precision == Some(Precision::F32) {
+        exact = Exact::open(&arguments.model, arguments.threads)?;
+        Embedder::exact(&exact)
+    } else {
+        block = AlignedBlock::new(&read_model(&arguments.model, precision)?);
+        encoder = SentenceEncoder::from_packed(block.bytes())?;
+        Embedder::new(&encoder, arguments.threads)
+    };
+    let manifest = embedder.manifest().clone();
+    let computed = precision.unwrap_or(manifest.precision);
     println!(
-        "{}, revision {}, {:?} on {:?}, cut at {} tokens",
+        "{}, revision {}, {computed:?} on {}, cut at {} tokens",
         manifest.name,
         &manifest.revision[..12],
-        manifest.precision,
-        encoder.encoder().kernel(),
+        embedder.kernel(),
         manifest.max_tokens
     );
-    let mut embedder = Embedder::new(&encoder, arguments.threads);
 
     let mut report = json!({
         "model": manifest.name, "revision": manifest.revision,
-        "precision": manifest.precision, "max_tokens": manifest.max_tokens,
+        "precision": computed, "max_tokens": manifest.max_tokens,
     });
     if let Some(path) = &arguments.sts {
         report["sts"] = sts::evaluate(path, &mut embedder)?;

@@ -2,8 +2,8 @@ use candle_core::{Device, Tensor, Var};
 use distilface_core::model::Pooling;
 
 use super::*;
-use crate::net::Tape;
 use crate::net::tests::{DROPOUT, Fixture, relative_error};
+use crate::net::{Laid, Tape};
 
 fn tensor(fixture: &Fixture, name: &str, shape: (usize, usize)) -> Tensor {
     Tensor::from_vec(fixture.floats(name), shape, &Device::Cpu).expect("the fixture's shape")
@@ -15,7 +15,7 @@ fn assert_equals_pytorch(name: &str, pooling: Pooling, loss: impl Fn(&Tensor) ->
     let fixture = Fixture::open();
     let (network, texts) = (fixture.network(pooling), fixture.texts());
     let mut tape = Tape::default();
-    let pooled = network.forward(&texts, Some(&DROPOUT), Some(&mut tape));
+    let pooled = network.forward(&Laid::default(), &texts, Some(&DROPOUT), Some(&mut tape));
     let pooled = Tensor::from_vec(pooled, (texts.len(), 16), &Device::Cpu).expect("a row a text");
     let pooled = Var::from_tensor(&pooled).expect("a fresh tensor");
     let value = loss(&pooled).expect("shapes agree");
@@ -24,7 +24,8 @@ fn assert_equals_pytorch(name: &str, pooling: Pooling, loss: impl Fn(&Tensor) ->
     let pooled_grad = pooled_grad.flatten_all().and_then(|g| g.to_vec1()).expect("f32");
     let mut all = vec![0.0; network.weights.len()];
     let dense = &mut all[network.dense_start()..];
-    let rows = network.backward(&texts, Some(&DROPOUT), &tape, &pooled_grad, dense);
+    let rows =
+        network.backward(&Laid::default(), &texts, Some(&DROPOUT), &tape, &pooled_grad, dense);
     network.add_embedding_gradient(&texts, &rows, &mut all);
 
     let value: f32 = value.to_scalar().expect("one number");

@@ -2,20 +2,22 @@
 
 use distilface_core::model::Pooling;
 use distilface_core::training::{
-    AttentionShape, Into, Matrix, attention_backward, gelu_backward, product, sum_rows,
+    AttentionShape, Into, Matrix, add, attention_backward, multiply, product, sum_rows,
 };
 
-use super::forward::{Layer, Norm, Tape, add};
-use super::{Dropout, LayerPlaces, Network, Pair, Texts};
+use super::forward::{Layer, Norm, Tape};
+use super::{Dropout, Laid, LayerPlaces, Linear, Network, Pair, Texts};
 
 impl Network {
     /// Adds the gradients of all weights but the embedding rows to `dense`, which starts at
     /// [`Network::dense_start`], given the gradient of the vectors; gives the gradient of each
     /// token's sum of embedding rows, for [`Network::add_embedding_gradient`].
     ///
-    /// `tape` is of the forward pass with the same texts and dropout.
+    /// `tape` is of the forward pass with the same texts and dropout, `laid` of this network's
+    /// weights, backward.
     pub fn backward(
         &self,
+        laid: &Laid,
         texts: &Texts,
         drop: Option<&Dropout>,
         tape: &Tape,
@@ -27,7 +29,7 @@ impl Network {
             self.places.layers.iter().zip(&tape.layers).enumerate().rev()
         {
             self.unpool(number + 1, texts, pooled, &mut grad);
-            grad = self.layer_backward(number, places, layer, texts, drop, grad, dense);
+            grad = self.layer_backward(laid, number, places, layer, texts, drop, grad, dense);
         }
         self.unpool(0, texts, pooled, &mut grad);
         self.drop_hidden(texts, drop, 0, &mut grad);
@@ -54,6 +56,7 @@ impl Network {
     #[allow(clippy::too_many_arguments)] // The parts of a layer's step; a struct would only rename them.
     fn layer_backward(
         &self,
+        laid: &Laid,
         number: usize,
         places: &LayerPlaces,
         layer: &Layer,
@@ -63,16 +66,30 @@ impl Network {
         dense: &mut [f32],
     ) -> Vec<f32> {
         let (hidden, heads) = (self.hidden(), self.config.heads);
+        let linear = |which| laid.linear(places, number, which);
         self.norm_backward(&places.norm2, &layer.norm2, &mut grad, dense);
         let mut branch = grad.clone();
         self.drop_hidden(texts, drop, 2 * number + 2, &mut branch);
-        let mut inner = self.linear_backward(&places.lin2, &layer.active, &branch, dense);
-        gelu_backward(&layer.inner, &mut inner);
-        let branch = self.linear_backward(&places.lin1, &layer.middle, &inner, dense);
-        add(&mut grad, &branch);
+        let mut inner = vec![0.0; layer.active.len()];
+        self.linear_backward(
+            &linear(5),
+            &layer.active,
+            &branch,
+            dense,
+            (&mut inner, Into::Replace),
+        );
+        multiply(&mut inner, &layer.slope);
+        self.linear_backward(&linear(4), &layer.middle, &inner, dense, (&mut grad, Into::Add));
 
         self.norm_backward(&places.norm1, &layer.norm1, &mut grad, dense);
-        let context = self.linear_backward(&places.out, &layer.context, &grad, dense);
+        let mut context = branch;
+        self.linear_backward(
+            &linear(3),
+            &layer.context,
+            &grad,
+            dense,
+            (&mut context, Into::Replace),
+        );
         let mut grads = [(); 3].map(|()| vec![0.0; context.len()]);
         let mut rest = &layer.probabilities[..];
         for (span, text) in texts.spans().zip(&texts.numbers) {
@@ -89,20 +106,21 @@ impl Network {
                 grads.each_mut().map(|grad| &mut grad[rows.clone()]),
             );
         }
-        for (pair, part) in [&places.q, &places.k, &places.v].into_iter().zip(&grads) {
-            let branch = self.linear_backward(pair, &layer.input, part, dense);
-            add(&mut grad, &branch);
+        for (which, part) in grads.iter().enumerate() {
+            self.linear_backward(&linear(which), &layer.input, part, dense, (&mut grad, Into::Add));
         }
         grad
     }
 
+    /// Adds the gradients of weight and bias to `dense`, and writes that of the input to `out`.
     fn linear_backward(
         &self,
-        pair: &Pair,
+        Linear { pair, laid }: &Linear<'_>,
         input: &[f32],
         grad: &[f32],
         dense: &mut [f32],
-    ) -> Vec<f32> {
+        (out, into): (&mut [f32], Into),
+    ) {
         let from = self.dense_start();
         let outputs = pair[1].len();
         let rows = grad.len() / outputs;
@@ -112,9 +130,10 @@ impl Network {
         let weight = &mut dense[pair[0].start - from..pair[0].end - from];
         let x = Matrix::new(input, rows, inputs);
         product(self.products, grad.transposed(), x, weight, Into::Add);
-        let mut out = vec![0.0; input.len()];
-        product(self.products, grad, self.matrix(pair), &mut out, Into::Replace);
-        out
+        match laid {
+            Some(weight) => weight.product(grad, out, into),
+            None => product(self.products, grad, self.matrix(pair), out, into),
+        }
     }
 
     fn norm_backward(&self, pair: &Pair, norm: &Norm, grad: &mut [f32], dense: &mut [f32]) {

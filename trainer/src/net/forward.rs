@@ -2,11 +2,11 @@
 
 use distilface_core::model::Pooling;
 use distilface_core::training::{
-    AttentionShape, DropoutKey, Into, LayerNorm, Matrix, add_bias, attention, dropout, gelu,
+    AttentionShape, DropoutKey, Into, LayerNorm, Matrix, add, add_bias, attention, dropout, gelu,
     product,
 };
 
-use super::{Dropout, LayerPlaces, Network, Pair, Texts};
+use super::{Dropout, Laid, LayerPlaces, Linear, Network, Pair, Texts};
 
 /// What a pass leaves for its derivative.
 #[derive(Default)]
@@ -30,7 +30,8 @@ pub(super) struct Layer {
     pub context: Vec<f32>,
     pub norm1: Norm,
     pub middle: Vec<f32>,
-    pub inner: Vec<f32>,
+    /// The slope of GELU at each of its inputs.
+    pub slope: Vec<f32>,
     pub active: Vec<f32>,
     pub norm2: Norm,
 }
@@ -50,9 +51,10 @@ impl Dropout {
 
 impl Network {
     /// Vectors of texts, not normalized, one after the other; with `tape`, what
-    /// [`Network::backward`] needs.
+    /// [`Network::backward`] needs. `laid` is of this network's weights, forward.
     pub fn forward(
         &self,
+        laid: &Laid,
         texts: &Texts,
         drop: Option<&Dropout>,
         mut tape: Option<&mut Tape>,
@@ -66,7 +68,7 @@ impl Network {
             tape.layers.clear();
         }
         for (number, places) in self.places.layers.iter().enumerate() {
-            let (out, layer) = self.layer(number, places, x, texts, drop);
+            let (out, layer) = self.layer(laid, number, places, x, texts, drop);
             x = out;
             self.pool(number + 1, texts, &x, &mut pooled);
             if let Some(tape) = tape.as_deref_mut() {
@@ -95,6 +97,7 @@ impl Network {
 
     fn layer(
         &self,
+        laid: &Laid,
         number: usize,
         places: &LayerPlaces,
         input: Vec<f32>,
@@ -102,7 +105,8 @@ impl Network {
         drop: Option<&Dropout>,
     ) -> (Vec<f32>, Layer) {
         let (hidden, heads) = (self.hidden(), self.config.heads);
-        let qkv = [&places.q, &places.k, &places.v].map(|pair| self.linear(pair, &input));
+        let linear = |which, x: &[f32]| self.linear(&laid.linear(places, number, which), x);
+        let qkv = [0, 1, 2].map(|which| linear(which, &input));
         let mut context = vec![0.0; input.len()];
         let pairs: usize = texts.spans().map(|span| span.len() * span.len()).sum();
         let mut probabilities = vec![0.0; heads * pairs];
@@ -120,18 +124,18 @@ impl Network {
                 &mut context[rows],
             );
         }
-        let mut sum = self.linear(&places.out, &context);
+        let mut sum = linear(3, &context);
         add(&mut sum, &input);
         let (middle, norm1) = self.norm(&places.norm1, &sum);
-        let inner = self.linear(&places.lin1, &middle);
-        let mut active = vec![0.0; inner.len()];
-        gelu(&inner, &mut active);
-        let mut sum = self.linear(&places.lin2, &active);
+        let mut active = linear(4, &middle);
+        let mut slope = vec![0.0; active.len()];
+        gelu(&mut active, &mut slope);
+        let mut sum = linear(5, &active);
         self.drop_hidden(texts, drop, 2 * number + 2, &mut sum);
         add(&mut sum, &middle);
         let (out, norm2) = self.norm(&places.norm2, &sum);
         let layer =
-            Layer { input, qkv, probabilities, context, norm1, middle, inner, active, norm2 };
+            Layer { input, qkv, probabilities, context, norm1, middle, slope, active, norm2 };
         (out, layer)
     }
 
@@ -182,23 +186,19 @@ impl Network {
         (out, norm)
     }
 
-    /// A linear layer's weight as a matrix, (out, in).
-    pub(super) fn matrix(&self, [weight, bias]: &Pair) -> Matrix<'_> {
-        Matrix::new(&self.weights[weight.clone()], bias.len(), weight.len() / bias.len())
-    }
-
-    fn linear(&self, pair: &Pair, x: &[f32]) -> Vec<f32> {
+    fn linear(&self, Linear { pair, laid }: &Linear<'_>, x: &[f32]) -> Vec<f32> {
         let bias = &self.weights[pair[1].clone()];
         let inputs = pair[0].len() / bias.len();
         let rows = x.len() / inputs;
         let mut out = vec![0.0; rows * bias.len()];
         let x = Matrix::new(x, rows, inputs);
-        product(self.products, x, self.matrix(pair).transposed(), &mut out, Into::Replace);
+        match laid {
+            Some(weight) => weight.product(x, &mut out, Into::Replace),
+            None => {
+                product(self.products, x, self.matrix(pair).transposed(), &mut out, Into::Replace);
+            }
+        }
         add_bias(&mut out, bias);
         out
     }
-}
-
-pub(super) fn add(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }

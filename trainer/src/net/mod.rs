@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use distilface_core::model::{Config, ModelError, Pooling, Tensors};
-use distilface_core::training::Products;
+use distilface_core::training::{Matrix, Packed, Products};
 
 pub use forward::Tape;
 
@@ -76,6 +76,37 @@ impl Texts {
     }
 }
 
+/// Which factor of its products a weight is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// `x wᵀ`
+    Forward,
+    /// `grad w`
+    Backward,
+}
+
+/// The linear layers' weights laid out for the products of one direction, once for all passes of a
+/// step. The default has none laid out; products then take the weights as they lie.
+#[derive(Default)]
+pub struct Laid(Vec<Option<Packed>>);
+
+/// Linear layers of a layer of the network, as [`LayerPlaces::linears`] lists them.
+const LINEARS: usize = 6;
+
+impl Laid {
+    /// Linear layer `which` of layer `number`, whose places are `places`.
+    fn linear<'a>(&'a self, places: &'a LayerPlaces, number: usize, which: usize) -> Linear<'a> {
+        let laid = self.0.get(number * LINEARS + which).and_then(Option::as_ref);
+        Linear { pair: places.linears()[which], laid }
+    }
+}
+
+/// A linear layer's place, and its weight laid out if it is.
+struct Linear<'a> {
+    pair: &'a Pair,
+    laid: Option<&'a Packed>,
+}
+
 /// Where the tensors lie in the flat vector.
 #[derive(Clone)]
 pub(crate) struct Places {
@@ -98,6 +129,12 @@ struct LayerPlaces {
     lin1: Pair,
     lin2: Pair,
     norm2: Pair,
+}
+
+impl LayerPlaces {
+    fn linears(&self) -> [&Pair; LINEARS] {
+        [&self.q, &self.k, &self.v, &self.out, &self.lin1, &self.lin2]
+    }
 }
 
 impl Places {
@@ -201,12 +238,41 @@ impl Network {
             for pair in [&layer.norm1, &layer.norm2] {
                 ranges.extend_from_slice(pair);
             }
-            for [_, bias] in [&layer.q, &layer.k, &layer.v, &layer.out, &layer.lin1, &layer.lin2] {
+            for [_, bias] in layer.linears() {
                 ranges.push(bias.clone());
             }
         }
         ranges.sort_by_key(|range| range.start);
         ranges
+    }
+
+    /// Lays the linear layers' weights out on so many threads.
+    pub fn lay(&self, direction: Direction, threads: usize) -> Laid {
+        let pairs: Vec<&Pair> = self.places.layers.iter().flat_map(LayerPlaces::linears).collect();
+        let mut laid: Vec<Option<Packed>> = pairs.iter().map(|_| None).collect();
+        let share = pairs.len().div_ceil(threads.max(1)).max(1);
+        std::thread::scope(|scope| {
+            for (pairs, laid) in pairs.chunks(share).zip(laid.chunks_mut(share)) {
+                scope.spawn(move || {
+                    for (pair, laid) in pairs.iter().zip(laid) {
+                        let weight = self.matrix(pair);
+                        *laid = Packed::new(
+                            self.products,
+                            match direction {
+                                Direction::Forward => weight.transposed(),
+                                Direction::Backward => weight,
+                            },
+                        );
+                    }
+                });
+            }
+        });
+        Laid(laid)
+    }
+
+    /// A linear layer's weight as a matrix, (out, in).
+    fn matrix(&self, [weight, bias]: &Pair) -> Matrix<'_> {
+        Matrix::new(&self.weights[weight.clone()], bias.len(), weight.len() / bias.len())
     }
 
     /// What share a state has in the pooled vector; state 0 is the embedding output.

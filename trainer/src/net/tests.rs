@@ -70,7 +70,7 @@ fn vectors_equal_pytorch_in_every_pooling() {
         Pooling::MeanLast2,
         Pooling::MeanLast4,
     ] {
-        let got = fixture.network(pooling).forward(&fixture.texts(), None, None);
+        let got = fixture.network(pooling).forward(&Laid::default(), &fixture.texts(), None, None);
         let expected = fixture.floats(&format!("eval.{}", pooling.as_str()));
         let error = relative_error(&got, &expected);
         assert!(error < 2e-6, "{}: {error}", pooling.as_str());
@@ -84,10 +84,10 @@ fn a_text_alone_and_in_a_batch_has_the_same_gradient() {
     let texts = fixture.texts();
     let gradient_of = |texts: &Texts, pooled: &[f32]| {
         let mut tape = Tape::default();
-        network.forward(texts, Some(&DROPOUT), Some(&mut tape));
+        network.forward(&Laid::default(), texts, Some(&DROPOUT), Some(&mut tape));
         let mut all = vec![0.0; network.weights.len()];
         let dense = &mut all[network.dense_start()..];
-        let rows = network.backward(texts, Some(&DROPOUT), &tape, pooled, dense);
+        let rows = network.backward(&Laid::default(), texts, Some(&DROPOUT), &tape, pooled, dense);
         network.add_embedding_gradient(texts, &rows, &mut all);
         all
     };

@@ -7,6 +7,7 @@ use distilface_core::model::{ModelDir, Pooling};
 use distilface_core::training::Products;
 
 use super::output;
+use crate::card;
 use crate::error::Error;
 use crate::net::Network;
 
@@ -50,10 +51,12 @@ pub fn average(arguments: AverageArguments) -> Result<(), Error> {
             got: total.to_string(),
         });
     }
+    let mut parts = Vec::new();
     let mut sum: Option<(Network, ModelDir)> = None;
     for (path, share) in &arguments.models {
         let model = ModelDir::open(path)?;
         let manifest = model.manifest();
+        parts.push((manifest.name.clone(), *share));
         let mut own = Network::new(&manifest.encoder, manifest.pooling, Products::F32, &model)?;
         own.weights.iter_mut().for_each(|x| *x *= share);
         match &mut sum {
@@ -71,7 +74,12 @@ pub fn average(arguments: AverageArguments) -> Result<(), Error> {
             network = with_first_state(network, weight)?;
         }
         let out = &arguments.out;
-        output::write(out, arguments.name, &first, &network, arguments.full_weights)?;
+        let form = output::Form {
+            dims: first.manifest().matryoshka_dims.clone(),
+            full_weights: arguments.full_weights,
+        };
+        let written = output::write(out, arguments.name, &first, &network, &form)?;
+        card::write_average(out, &written, &parts)?;
         println!("{} written", out.display());
     }
     Ok(())
@@ -98,6 +106,7 @@ fn with_first_state(mut network: Network, weight: f32) -> Result<Network, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Laid;
     use crate::net::tests::{Fixture, relative_error};
 
     #[test]
@@ -108,13 +117,14 @@ mod tests {
             x.chunks_exact_mut(16).for_each(crate::embedder::normalize);
             x
         };
-        let vectors = |pooling| fixture.network(pooling).forward(&texts, None, None);
+        let vectors =
+            |pooling| fixture.network(pooling).forward(&Laid::default(), &texts, None, None);
         let (last, both) = (vectors(Pooling::Mean), vectors(Pooling::MeanFirstLast));
         // Twice the mean of first and last, less the last, is the first.
         let expected: Vec<f32> =
             both.iter().zip(&last).map(|(both, last)| last + 0.4 * (2.0 * both - last)).collect();
         let network = with_first_state(fixture.network(Pooling::Mean), 0.4).expect("mean pooling");
-        let got = network.forward(&texts, None, None);
+        let got = network.forward(&Laid::default(), &texts, None, None);
         assert!(relative_error(&unit(got), &unit(expected)) < 1e-5);
         assert!(with_first_state(fixture.network(Pooling::Cls), 0.4).is_err());
         assert!(with_first_state(fixture.network(Pooling::Mean), 0.0).is_err());

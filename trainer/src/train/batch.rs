@@ -5,6 +5,7 @@ use distilface_core::training::mix;
 
 use super::config::{Kind, Loss, SourceConfig};
 use crate::data::{Order, Source};
+use crate::error::Error;
 use crate::losses::{
     Direction, group_nce, info_nce, matryoshka, mlp_head, regression, relational_ranking,
     similarity_kl,
@@ -38,27 +39,30 @@ pub struct Beside<'a> {
 
 impl Batch {
     /// Batch number `visit` of a source.
+    ///
+    /// # Errors
+    /// Where a row cannot be read.
     pub fn draw(
         source: &Source,
         config: &SourceConfig,
         order: &mut Order,
         visit: u64,
         seed: u64,
-    ) -> Batch {
+    ) -> Result<Batch, Error> {
         let first = visit * config.batch as u64;
-        let rows: Vec<&Vec<String>> =
-            (0..config.batch as u64).map(|at| &source.rows[order.row(first + at)]).collect();
+        let rows = (0..config.batch as u64).map(|at| source.row(order.row(first + at)));
+        let rows = rows.collect::<Result<Vec<Vec<String>>, Error>>()?;
         let key = mix(seed ^ mix(visit));
         if config.loss != Loss::Contrastive {
             // One text of each row: a distribution over texts that mean the same teaches nothing.
-            let pick = |(at, row): (usize, &&Vec<String>)| {
+            let pick = |(at, row): (usize, &Vec<String>)| {
                 row[(mix(key ^ at as u64) % row.len() as u64) as usize].clone()
             };
             let texts = rows.iter().enumerate().map(pick).collect();
-            return Batch { texts, form: Form::Plain };
+            return Ok(Batch { texts, form: Form::Plain });
         }
         let column = |at: usize| rows.iter().filter_map(move |row| row.get(at).cloned());
-        match config.kind {
+        Ok(match config.kind {
             Kind::Sentences => {
                 let anchors = rows.len();
                 let texts = column(0).chain(column(0)).collect();
@@ -82,7 +86,7 @@ impl Batch {
                 }
                 Batch { texts, form: Form::Groups(lines) }
             }
-        }
+        })
     }
 
     /// The loss of the batch's vectors, rows in the order of the texts.

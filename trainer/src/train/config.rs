@@ -14,6 +14,9 @@ use crate::error::Error;
 pub struct RunConfig {
     /// The model's name; that of the output directory if empty.
     pub name: String,
+    /// The result's licence, for its card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
     /// Directory of the model that training starts from.
     pub base: PathBuf,
     /// Layers of the base that the student starts with; all if empty.
@@ -42,7 +45,7 @@ pub struct RunConfig {
     pub precision: TrainPrecision,
     /// Worker threads. The order of sums, and so the result's last bits, depend on it.
     pub threads: usize,
-    /// Tokens of one forward pass of one thread.
+    /// Tokens of one forward pass of one thread: what a core's cache holds is fastest.
     pub pass_tokens: usize,
     /// Batches of more tokens are computed twice (gradient caching) instead of kept in memory.
     pub cache_above: usize,
@@ -97,6 +100,12 @@ pub struct SourceConfig {
     /// Directories of teachers; several are one whose similarity is the mean of theirs.
     #[serde(default)]
     pub teachers: Vec<PathBuf>,
+    /// From the student's width to the teachers', where they differ and the loss is regression.
+    #[serde(default)]
+    pub projection: Projection,
+    /// The texts' licence, for the model's card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
     /// Cuts this source's texts at another length.
     #[serde(default)]
     pub max_tokens: Option<usize>,
@@ -126,6 +135,16 @@ pub enum Loss {
     Similarity,
     /// The teacher's order of similarities within the batch.
     Ranking,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Projection {
+    /// The student's vectors, mapped by a matrix that is trained with it.
+    #[default]
+    Learned,
+    /// The teachers' vectors, reduced to the directions in which they differ most.
+    Pca,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -195,6 +214,8 @@ impl SourceConfig {
             teacher_tau: default_tau(),
             symmetric: false,
             teachers: Vec::new(),
+            projection: Projection::Learned,
+            license: None,
             max_tokens: None,
         }
     }
@@ -210,6 +231,7 @@ impl Default for RunConfig {
     fn default() -> RunConfig {
         RunConfig {
             name: String::new(),
+            license: None,
             base: PathBuf::new(),
             layers: Vec::new(),
             pooling: None,
@@ -229,7 +251,7 @@ impl Default for RunConfig {
             mix: Mix::Sum,
             precision: TrainPrecision::Bf16,
             threads: 2,
-            pass_tokens: 2_048,
+            pass_tokens: 512,
             cache_above: 16_384,
             checkpoint_every: 500,
             dev: None,
@@ -359,6 +381,10 @@ impl RunConfig {
             if distilled == source.teachers.is_empty() {
                 let expected = "teachers with a loss of distillation, none with contrastive";
                 return Err(wrong("source.teachers", expected, source.teachers.len().to_string()));
+            }
+            if source.projection == Projection::Pca && source.loss != Loss::Regression {
+                let got = format!("{:?}", source.loss).to_lowercase();
+                return Err(wrong("source.projection", "pca with the loss regression", got));
             }
             if is_address(&source.path) != source.query.is_some() {
                 let expected = "a query with a postgres:// address, none with a file";

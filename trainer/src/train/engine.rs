@@ -7,14 +7,16 @@
 //! forward pass and each pass is computed again for its derivative, with the same dropout masks
 //! (gradient caching, Gao et al. 2021): memory then depends on the passes, not on the batch.
 
-use crate::net::{Dropout, Network, Tape, Texts};
+use distilface_core::training::add;
+
+use crate::net::{Direction, Dropout, Network, Tape, Texts};
 
 /// Passes over batches.
 pub struct Engine {
     pub threads: usize,
     pub pass_tokens: usize,
     pub cache_above: usize,
-    /// One thread's gradients of all weights but the embedding rows.
+    /// Gradients of all weights but the embedding rows, of each thread but the first.
     dense: Vec<Vec<f32>>,
 }
 
@@ -67,6 +69,8 @@ impl Engine {
         let mut passes = plan(texts, first, self.pass_tokens);
         let width = network.hidden();
         let mut vectors = vec![0.0; texts.len() * width];
+        let laid = network.lay(Direction::Forward, self.threads);
+        let laid = &laid;
         let mut shares = split(&mut passes, self.threads);
         let results = std::thread::scope(|scope| {
             let workers: Vec<_> = shares
@@ -76,7 +80,12 @@ impl Engine {
                         let mut out = Vec::new();
                         for pass in share.iter_mut() {
                             let mut tape = keep.then(Tape::default);
-                            out.push(network.forward(&pass.texts, drop.as_ref(), tape.as_mut()));
+                            out.push(network.forward(
+                                laid,
+                                &pass.texts,
+                                drop.as_ref(),
+                                tape.as_mut(),
+                            ));
                             pass.tape = tape;
                         }
                         out
@@ -100,23 +109,36 @@ impl Engine {
         let Forward { mut passes, drop, .. } = forward;
         let width = network.hidden();
         let start = network.dense_start();
-        self.dense.resize_with(self.threads, Vec::new);
-        for dense in &mut self.dense {
-            dense.clear();
-            dense.resize(network.weights.len() - start, 0.0);
-        }
+        let again = passes.iter().any(|pass| pass.tape.is_none());
+        let forward = again.then(|| network.lay(Direction::Forward, self.threads));
+        let (forward, laid) =
+            (&forward.unwrap_or_default(), &network.lay(Direction::Backward, self.threads));
         let shares = split(&mut passes, self.threads);
+        // The first thread adds to the result itself, the others to gradients of their own.
+        let size = all.len() - start;
+        self.dense.resize_with(shares.len() - 1, || vec![0.0; size]);
+        let own = self.dense.iter_mut().map(|own| &mut own[..]);
+        let targets = std::iter::once(&mut all[start..]).chain(own);
         let embedded = std::thread::scope(|scope| {
             let workers: Vec<_> = shares
                 .into_iter()
-                .zip(&mut self.dense)
-                .map(|(share, dense)| {
+                .zip(targets)
+                .enumerate()
+                .map(|(thread, (share, dense))| {
                     scope.spawn(move || {
+                        if thread > 0 {
+                            dense.fill(0.0);
+                        }
                         let mut rows = Vec::new();
                         for pass in share {
                             let tape = pass.tape.take().unwrap_or_else(|| {
                                 let mut tape = Tape::default();
-                                network.forward(&pass.texts, drop.as_ref(), Some(&mut tape));
+                                network.forward(
+                                    forward,
+                                    &pass.texts,
+                                    drop.as_ref(),
+                                    Some(&mut tape),
+                                );
                                 tape
                             });
                             let vectors: Vec<f32> = pass
@@ -127,6 +149,7 @@ impl Engine {
                                 .collect();
                             let texts = &pass.texts;
                             rows.push(network.backward(
+                                laid,
                                 texts,
                                 drop.as_ref(),
                                 &tape,
@@ -140,8 +163,8 @@ impl Engine {
                 .collect();
             workers.into_iter().map(join).collect::<Vec<_>>()
         });
-        for dense in &self.dense {
-            all[start..].iter_mut().zip(dense).for_each(|(all, own)| *all += own);
+        for own in &self.dense {
+            add(&mut all[start..], own);
         }
         for (at, pass) in passes.iter().enumerate() {
             let rows = &embedded[at % self.threads][at / self.threads];

@@ -2,16 +2,18 @@
 //! several runs made into one model.
 //!
 //! `config` is the recipe, `batch` what a step sees, `engine` the passes on threads, `optimizer`
-//! the step, `checkpoint` what outlives a kill, `run` the loop, `output` the model directory.
+//! the step, `pca` a teacher's reduction, `memory` whether it all fits, `checkpoint` what outlives a kill, `run` the loop, `output` the model directory.
 
 mod average;
 mod batch;
 mod checkpoint;
 pub mod config;
 mod dev;
-mod engine;
+pub mod engine;
+mod memory;
 mod optimizer;
 pub mod output;
+mod pca;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -144,15 +146,18 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
     }
     let base = ModelDir::open(&config.base)?;
     let name = Some(config.name.clone()).filter(|name| !name.is_empty());
-    let written =
-        output::write(&arguments.out, name, &base, &trained.network, arguments.full_weights)?;
+    let form = output::Form { dims: config.dims.clone(), full_weights: arguments.full_weights };
+    let written = output::write(&arguments.out, name, &base, &trained.network, &form)?;
     println!(
         "{} written in {:.0} s of training, revision {}",
         arguments.out.display(),
         trained.seconds,
         &written.revision[..12]
     );
-    crate::report::write(&directory, &config, &trained, &base, &arguments.out, &written)?;
+    let scores =
+        crate::report::write(&directory, &config, &trained, &base, &arguments.out, &written)?;
+    let base = base.manifest();
+    crate::card::write(&arguments.out, &config, &trained, base, &written, scores.as_ref())?;
     println!("{} shows the run", directory.join("report.html").display());
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! AdamW over the flat weights: rate schedule, clipping by the norm of all gradients, and the
-//! moving average of the weights.
+//! moving average of the weights. Each thread takes a part of the weights; the parts change no
+//! bit, for a weight's step depends on its own gradient and on the norm, whose sums are of blocks.
 
 use std::ops::Range;
 
@@ -25,15 +26,16 @@ impl Optimizer {
         Optimizer { first, second, average, without_decay }
     }
 
-    /// Moves the weights; `step` counts from 0. Gives the gradient's norm before clipping.
+    /// Moves the weights and leaves the gradient at zero for the next; `step` counts from 0. Gives
+    /// the gradient's norm before clipping.
     pub fn step(
         &mut self,
         config: &RunConfig,
         step: usize,
-        grad: &[f32],
+        grad: &mut [f32],
         weights: &mut [f32],
     ) -> f32 {
-        let norm = norm(grad);
+        let norm = norm(grad, config.threads);
         let scale = if config.clip > 0.0 && norm > config.clip { config.clip / norm } else { 1.0 };
         let adam = AdamStep {
             rate: rate(config, step),
@@ -44,22 +46,57 @@ impl Optimizer {
             scale,
             step: step as u32 + 1,
         };
-        let mut apply = |adam: &AdamStep, range: Range<usize>| {
-            let (first, second) = (&mut self.first[range.clone()], &mut self.second[range.clone()]);
-            adam_step(adam, &grad[range.clone()], &mut weights[range], first, second);
-        };
-        let mut at = 0;
-        for range in &self.without_decay {
-            apply(&adam, at..range.start);
-            apply(&AdamStep { decay: 0.0, ..adam }, range.clone());
-            at = range.end;
-        }
-        apply(&adam, at..grad.len());
-        for (average, weight) in self.average.iter_mut().zip(weights.iter()) {
-            *average += (1.0 - config.ema) * (weight - *average);
-        }
+        let part = weights.len().div_ceil(config.threads).max(1);
+        let without_decay = &self.without_decay;
+        std::thread::scope(|scope| {
+            let mut averages = self.average.chunks_mut(part);
+            let moments = self.first.chunks_mut(part).zip(self.second.chunks_mut(part));
+            let parts = weights.chunks_mut(part).zip(grad.chunks_mut(part)).zip(moments);
+            for (at, ((weights, grad), (first, second))) in parts.enumerate() {
+                let average = averages.next();
+                scope.spawn(move || {
+                    let span = at * part..at * part + weights.len();
+                    for (range, decay) in decay_ranges(without_decay, span, adam.decay) {
+                        adam_step(
+                            &AdamStep { decay, ..adam },
+                            &grad[range.clone()],
+                            &mut weights[range.clone()],
+                            &mut first[range.clone()],
+                            &mut second[range],
+                        );
+                    }
+                    grad.fill(0.0);
+                    for (average, weight) in average.into_iter().flatten().zip(weights.iter()) {
+                        *average += (1.0 - config.ema) * (weight - *average);
+                    }
+                });
+            }
+        });
         norm
     }
+}
+
+/// The ranges of a part of the weights, counted from its start, with the decay of each.
+fn decay_ranges(
+    without: &[Range<usize>],
+    span: Range<usize>,
+    decay: f32,
+) -> Vec<(Range<usize>, f32)> {
+    let mut ranges = Vec::new();
+    let mut at = span.start;
+    let mut push = |range: Range<usize>, decay: f32| {
+        if !range.is_empty() {
+            ranges.push((range.start - span.start..range.end - span.start, decay));
+        }
+    };
+    for range in without {
+        let (start, end) = (range.start.clamp(at, span.end), range.end.clamp(at, span.end));
+        push(at..start, decay);
+        push(start..end, 0.0);
+        at = end;
+    }
+    push(at..span.end, decay);
+    ranges
 }
 
 /// The rate of a step: a linear rise over the warm-up, then a linear fall to 0 after the last.
@@ -74,8 +111,20 @@ pub fn rate(config: &RunConfig, step: usize) -> f32 {
 }
 
 /// The Euclidean norm; sums of blocks in f64, so that 10⁸ values add up well.
-pub fn norm(x: &[f32]) -> f32 {
-    x.chunks(1 << 12).map(|block| f64::from(dot(block, block))).sum::<f64>().sqrt() as f32
+pub fn norm(x: &[f32], threads: usize) -> f32 {
+    const BLOCK: usize = 1 << 12;
+    let mut sums = vec![0.0; x.len().div_ceil(BLOCK)];
+    let part = sums.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        for (x, sums) in x.chunks(part * BLOCK).zip(sums.chunks_mut(part)) {
+            scope.spawn(move || {
+                for (block, sum) in x.chunks(BLOCK).zip(sums) {
+                    *sum = f64::from(dot(block, block));
+                }
+            });
+        }
+    });
+    sums.iter().sum::<f64>().sqrt() as f32
 }
 
 #[cfg(test)]
@@ -102,11 +151,28 @@ mod tests {
         };
         let mut weights = vec![1.0; 4];
         let mut optimizer = Optimizer::new(&weights, std::iter::once(1..3).collect(), &config);
-        let norm = optimizer.step(&config, 0, &[0.0, 0.0, 3.0, 4.0], &mut weights);
+        let mut grad = [0.0, 0.0, 3.0, 4.0];
+        let norm = optimizer.step(&config, 0, &mut grad, &mut weights);
         assert_eq!(norm, 5.0);
+        assert_eq!(grad, [0.0; 4], "ready for the next");
         // Decay only: 1 − 0.1 · 0.5; untouched; Adam's first step is the rate.
         assert!((weights[0] - 0.95).abs() < 1e-6 && weights[1] == 1.0);
         assert!((weights[2] - 0.9).abs() < 1e-6 && (weights[3] - 0.85).abs() < 1e-6);
         assert!((optimizer.first[3] - 0.08).abs() < 1e-6, "clipped by 5");
+    }
+
+    #[test]
+    fn parts_of_threads_change_no_bit() {
+        let step = |threads: usize| {
+            let config = RunConfig { threads, weight_decay: 0.5, ema: 0.9, ..RunConfig::default() };
+            let mut weights: Vec<f32> = (0..9_001).map(|at| (at % 17) as f32 - 8.0).collect();
+            let ranges = vec![0..3, 2_990..3_010, 6_000..6_001];
+            let mut optimizer = Optimizer::new(&weights, ranges, &config);
+            let mut grad: Vec<f32> = (0..9_001).map(|at| (at % 23) as f32 * 0.1 - 1.0).collect();
+            let norm = optimizer.step(&config, 3, &mut grad, &mut weights);
+            (norm, weights, optimizer.first, optimizer.second, optimizer.average)
+        };
+        let one = step(1);
+        assert!(step(2) == one && step(3) == one && step(50) == one);
     }
 }

@@ -18,6 +18,15 @@ pub fn check_new(out: &Path) -> Result<(), Error> {
     if taken { Err(Error::missing(out, "a new or empty directory")) } else { Ok(()) }
 }
 
+/// What is written of a model beside its network.
+#[derive(Default)]
+pub struct Form {
+    /// Prefixes of the vectors that were trained too.
+    pub dims: Vec<usize>,
+    /// Weights in f32 instead of bfloat16.
+    pub full_weights: bool,
+}
+
 /// Writes the network under the base's tokenizer, prompts and length of text.
 ///
 /// # Errors
@@ -27,14 +36,17 @@ pub fn write(
     name: Option<String>,
     base: &ModelDir,
     network: &Network,
-    full_weights: bool,
+    form: &Form,
 ) -> Result<Manifest, Error> {
     let like = base.manifest();
+    let mut dims = form.dims.clone();
+    dims.sort_unstable();
+    dims.dedup();
     let own_name = || out.file_name().map(|name| name.to_string_lossy().to_lowercase());
     let model = NewModel {
         name: name.or_else(own_name).unwrap_or_default(),
         config: network.config.clone(),
-        matryoshka_dims: Vec::new(),
+        matryoshka_dims: dims,
         head: None,
         max_tokens: like.max_tokens,
         pooling: network.pooling,
@@ -47,7 +59,7 @@ pub fn write(
             &like.revision[..12]
         )),
         tokenizer: base.tokenizer().clone(),
-        weights: if full_weights { WeightsType::F32 } else { WeightsType::Bf16 },
+        weights: if form.full_weights { WeightsType::F32 } else { WeightsType::Bf16 },
     };
     let manifest = write_directory(out, &model, network)?;
     let packed = pack_model(&ModelDir::open(out)?)?;

@@ -15,10 +15,12 @@ use serde_json::json;
 
 use super::batch::{Batch, Beside, tensor};
 use super::checkpoint::Checkpoint;
-use super::config::{Head, Keep, Loss, Mix, RunConfig, TrainPrecision};
+use super::config::{Head, Keep, Loss, Mix, Projection, RunConfig, TrainPrecision};
 use super::dev::Dev;
 use super::engine::Engine;
+use super::memory;
 use super::optimizer::{Optimizer, rate};
+use super::pca::principal_directions;
 use crate::data::{Order, Read, Source};
 use crate::error::Error;
 use crate::net::{Dropout, Network};
@@ -27,6 +29,9 @@ use crate::net::{Dropout, Network};
 pub const RECIPE: &str = "config.toml";
 pub const METRICS: &str = "metrics.jsonl";
 pub const CHECKPOINT: &str = "checkpoint";
+
+/// Texts whose vectors say where a teacher's directions lie.
+const PCA_TEXTS: usize = 4_096;
 
 /// Texts of each source that the report looks for neighbors among.
 const SAMPLE: usize = 300;
@@ -46,8 +51,10 @@ struct Stream {
     source: Source,
     order: Order,
     teachers: Vec<(Network, ModelDir)>,
-    /// Place of the projection among the extra weights.
+    /// Place of the learned projection among the extra weights.
     projection: Option<usize>,
+    /// (teachers' width, student's width): onto the teachers' principal directions.
+    reduction: Option<Tensor>,
 }
 
 /// A trainable matrix beside the network.
@@ -80,6 +87,7 @@ impl<'a> Run<'a> {
     /// Whatever cannot be read, and a checkpoint of another recipe.
     pub fn open(config: &'a RunConfig, directory: &'a Path) -> Result<Run<'a>, Error> {
         config.check()?;
+        std::fs::create_dir_all(directory).map_err(|e| Error::io(directory, e))?;
         let base = ModelDir::open(&config.base)?;
         let vocabulary = base.vocab_blob()?;
         let mut network = open_network(config, &base)?;
@@ -116,30 +124,55 @@ impl<'a> Run<'a> {
             add_extra(&mut extras, &mut extra, (width, width), config.seed, 1);
             add_extra(&mut extras, &mut extra, (1, width), config.seed, 2);
         }
-        let mut streams = Vec::new();
+        let engine = Engine::new(config.threads, config.pass_tokens, config.cache_above);
+        let tokenizer = Tokenizer::view(&vocabulary).map_err(|e| Error::Model(e.into()))?;
+        let (mut streams, mut taught) = (Vec::new(), 0);
         for (at, own) in config.sources.iter().enumerate() {
-            let source = Source::read(own)?;
-            let order = Order::new(source.rows.len(), mix(config.seed ^ mix(at as u64)));
+            let source = Source::read(own, directory)?;
+            let mut order = Order::new(source.len(), mix(config.seed ^ mix(at as u64)));
             let mut teachers = Vec::new();
             for path in &own.teachers {
                 let teacher = ModelDir::open(path)?;
-                teachers.push((open_network(config, &teacher)?, teacher));
+                let network = open_network(config, &teacher)?;
+                taught += network.weights.len();
+                teachers.push((network, teacher));
             }
             let teacher_width: usize = teachers.iter().map(|(teacher, _)| teacher.hidden()).sum();
             let mapped = own.loss == Loss::Regression && teacher_width != width;
-            let projection = mapped.then_some(extras.len());
-            if mapped {
-                let shape = (width, teacher_width);
-                add_extra(&mut extras, &mut extra, shape, config.seed, 3 + at as u64);
+            let (mut projection, mut reduction) = (None, None);
+            match own.projection {
+                Projection::Learned if mapped => {
+                    projection = Some(extras.len());
+                    let shape = (width, teacher_width);
+                    add_extra(&mut extras, &mut extra, shape, config.seed, 3 + at as u64);
+                }
+                Projection::Pca if mapped && teacher_width < width => {
+                    return Err(Error::Recipe {
+                        field: "source.projection".to_owned(),
+                        expected: "teachers wider than the student, for pca",
+                        got: format!("{teacher_width} and {width}"),
+                    });
+                }
+                Projection::Pca if mapped => {
+                    let texts: Vec<String> = (0..PCA_TEXTS.min(source.len()) as u64)
+                        .map(|at| Ok(source.row(order.row(at))?.swap_remove(0)))
+                        .collect::<Result<_, Error>>()?;
+                    let cut = own.max_tokens.unwrap_or(config.max_tokens).min(positions);
+                    let texts = tokenize(&tokenizer, &texts, cut);
+                    let vectors = teach(&engine, &teachers, &texts)?.flatten_all()?.to_vec1()?;
+                    let directions = principal_directions(&vectors, teacher_width, width);
+                    reduction = Some(tensor(&directions, teacher_width)?);
+                }
+                _ => (),
             }
-            streams.push(Stream { source, order, teachers, projection });
+            streams.push(Stream { source, order, teachers, projection, reduction });
         }
+        memory::check(config, &network, taught)?;
         let dev = config.dev.as_deref().map(Dev::read).transpose()?;
         let optimizer = [
             Optimizer::new(&network.weights, network.without_decay(), config),
             Optimizer::new(&extra, Vec::new(), config),
         ];
-        let engine = Engine::new(config.threads, config.pass_tokens, config.cache_above);
         let mut run = Run {
             config,
             directory,
@@ -163,6 +196,12 @@ impl<'a> Run<'a> {
         self.step
     }
 
+    /// Weights that are trained beside the network's: heads and projections.
+    #[cfg(test)]
+    pub fn extra_weights(&self) -> usize {
+        self.extra.len()
+    }
+
     /// Takes all steps that are left and gives what came out.
     ///
     /// # Errors
@@ -181,9 +220,9 @@ impl<'a> Run<'a> {
         }
         let mut sample: Vec<String> = Vec::new();
         for stream in &mut self.streams {
-            let first = (0..SAMPLE.min(stream.source.rows.len()) as u64)
-                .map(|at| stream.source.rows[stream.order.row(at)][0].clone());
-            sample.extend(first);
+            for at in 0..SAMPLE.min(stream.source.len()) as u64 {
+                sample.push(stream.source.row(stream.order.row(at))?.swap_remove(0));
+            }
         }
         let mut seen = HashSet::new();
         sample.retain(|text| seen.insert(text.clone()));
@@ -212,11 +251,10 @@ impl<'a> Run<'a> {
         let (started, mut seen) = (Instant::now(), 0);
         while self.step < until {
             let step = self.step;
-            grads.iter_mut().for_each(|grad| grad.fill(0.0));
             let (losses, tokens) = self.gradients(&tokenizer, &mut grads)?;
             let [own, extra] = &mut self.optimizer;
-            let norm = own.step(self.config, step, &grads[0], &mut self.network.weights);
-            extra.step(self.config, step, &grads[1], &mut self.extra);
+            let norm = own.step(self.config, step, &mut grads[0], &mut self.network.weights);
+            extra.step(self.config, step, &mut grads[1], &mut self.extra);
             if !norm.is_finite() {
                 return Err(Error::Diverged { step, what: "norm of the gradient", got: norm });
             }
@@ -304,13 +342,20 @@ impl<'a> Run<'a> {
     ) -> Result<(f32, usize), Error> {
         let config = &self.config.sources[at];
         let stream = &mut self.streams[at];
-        let batch = Batch::draw(&stream.source, config, &mut stream.order, visit, self.config.seed);
+        let batch =
+            Batch::draw(&stream.source, config, &mut stream.order, visit, self.config.seed)?;
         let cut = config.max_tokens.unwrap_or(self.config.max_tokens);
         let texts = tokenize(tokenizer, &batch.texts, cut.min(self.network.config.max_positions));
         let tokens = texts.iter().map(Vec::len).sum();
         let teacher = match stream.teachers.as_slice() {
             [] => None,
-            teachers => Some(teach(&self.engine, teachers, &texts)?),
+            teachers => {
+                let vectors = teach(&self.engine, teachers, &texts)?;
+                Some(match &stream.reduction {
+                    None => vectors,
+                    Some(reduction) => vectors.matmul(reduction)?,
+                })
+            }
         };
         let drop = Dropout {
             seed: mix(self.config.seed ^ mix(visit ^ (at as u64) << 48)),
@@ -396,7 +441,6 @@ impl<'a> Run<'a> {
 
     /// Writes the recipe into a new directory, or compares it and reads the checkpoint.
     fn resume(&mut self) -> Result<(), Error> {
-        std::fs::create_dir_all(self.directory).map_err(|e| Error::io(self.directory, e))?;
         let path = self.directory.join(RECIPE);
         let recipe = self.config.to_toml()?;
         match std::fs::read_to_string(&path) {

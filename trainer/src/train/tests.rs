@@ -8,7 +8,7 @@ use distilface_core::model::{
 use distilface_core::text::TokenizerSpec;
 use distilface_core::training::mix;
 
-use super::config::{Kind, Loss, Mix, RunConfig, SourceConfig};
+use super::config::{Kind, Loss, Mix, Projection, RunConfig, SourceConfig};
 use super::run::{CHECKPOINT, METRICS, Run};
 
 /// Weights that look random, layer norms near 1.
@@ -182,4 +182,37 @@ fn a_loss_that_is_no_number_stops_the_run() {
     let run = Run::open(&config, &directory).expect("the recipe is sound");
     let error = run.run().err().expect("it diverges");
     assert!(matches!(error, crate::error::Error::Diverged { .. }), "{error}");
+}
+
+#[test]
+fn a_wider_teacher_is_reduced_by_principal_directions_and_nothing_is_learned_beside() {
+    let place = Place::new("pca");
+    let mut config =
+        RunConfig { steps: 40, rate: 5e-3, ema: 0.0, dims: Vec::new(), ..place.recipe() };
+    // Two teachers count as one of twice the student's width.
+    let base = config.base.clone();
+    config.sources = vec![SourceConfig {
+        loss: Loss::Regression,
+        projection: Projection::Pca,
+        teachers: vec![base.clone(), base],
+        ..config.sources[0].clone()
+    }];
+    let directory = place.0.join("run");
+    let run = Run::open(&config, &directory).expect("the recipe is sound");
+    assert_eq!(run.extra_weights(), 0);
+    let weights = run.run().expect("it trains").network.weights;
+    let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["loss"].as_f64();
+    let losses: Vec<f64> = metrics.lines().filter_map(loss).collect();
+    assert!(losses[39] < 0.8 * losses[0], "{losses:?}");
+    let again = place.0.join("again");
+    let mut run = Run::open(&config, &again).expect("the recipe is sound");
+    run.take_steps(7).expect("it trains");
+    drop(run);
+    assert!(train(&config, again) == weights, "the directions are found again after a kill");
+
+    config.sources[0].teachers.truncate(1);
+    Run::open(&config, &place.0.join("equal")).expect("equal widths need no projection");
+    config.sources[0].loss = Loss::Similarity;
+    assert!(config.check().is_err(), "nothing to project in a loss of similarities");
 }
