@@ -39,7 +39,7 @@ fn fail_each_write(
 fn a_failed_write_of_an_insert_leaves_every_old_row() {
     let (store, rows) = (MemoryStore::new(), rows(300, 21));
     build(&store, Metric::L2, &rows, 1);
-    let new = vectors(40, 22);
+    let new = vectors(60, 22);
     let old: Vec<HeapTid> = rows.keys().copied().collect();
     let writes = fail_each_write(
         &store,
