@@ -134,7 +134,7 @@ mod tests {
         for metric in [Metric::L2, Metric::Cosine] {
             let params = HnswParams::parse(200, metric, 16, 64).expect("valid");
             let scorer = Scorer::new(metric);
-            let (mut below, mut told, mut far) = (0, 0, 0);
+            let (mut below, mut far_below, mut told, mut far) = (0, 0, 0, 0);
             for _ in 0..40 {
                 let center = point(1.0, &vec![0.2; 200]);
                 let query = Query::new(&params, &point(0.5, &center));
@@ -142,18 +142,23 @@ mod tests {
                 let distance = |code: &Code| query.distance(&code.codes, code.scale);
                 let mut estimator = Estimator::default();
                 estimator.prepare(&query, base.as_ref(), distance(&base));
+                let mut warier = Estimator::default();
+                warier.prepare(&query, base.as_ref(), distance(&base));
+                warier.per_spread *= 1.5 / CAUTION;
                 for i in 0..50 {
                     let other =
                         Code::new(&params, &point(if i % 2 == 0 { 0.4 } else { 1.6 }, &center));
                     let sketch = Sketch::new(&scorer, base.as_ref(), other.as_ref());
                     let estimate = estimator.estimate(&sketch);
                     below += u32::from(distance(&other) < estimate);
+                    far_below += u32::from(distance(&other) < warier.estimate(&sketch));
                     far += u32::from(i % 2 == 1);
                     told += u32::from(i % 2 == 1 && estimate > distance(&base));
                 }
             }
             // A sixth of a normal distribution lies more than one spread below its mean.
             assert!(below < 333, "{metric}: {below} of 2000 are nearer than estimated");
+            assert!(far_below < 200, "{metric}: {far_below} of 2000 are 1.5 spreads nearer");
             assert!(told * 2 > far, "{metric}: {told} of {far} far ones told apart");
         }
     }
