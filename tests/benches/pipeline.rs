@@ -7,14 +7,12 @@
 //! `DISTILFACE_BENCH_ROWS` (5,000) makes it larger or smaller.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write as _};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::Write as _;
 use std::sync::Barrier;
 use std::time::Instant;
 
 use distilface_core::encoder::{Context, InputKind, SentenceEncoder};
-use distilface_tests::{Cluster, Session, TinyModel, checkout};
+use distilface_tests::{Cluster, Session, TinyModel, checkout, second_column};
 
 const ROUNDS: usize = 3;
 const THREADS: usize = 2;
@@ -225,26 +223,6 @@ fn corpus(rows: usize) -> (&'static str, Vec<String>) {
     } else {
         ("the demo's corpus", second_column(&checkout().join("demo/corpus.tsv.gz"), 1, rows))
     }
-}
-
-/// What follows the first tab of every so many lines of a compressed TSV.
-fn second_column(data: &Path, step: usize, rows: usize) -> Vec<String> {
-    let mut gzip = Command::new("gzip")
-        .arg("-dc")
-        .arg(data)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("gzip can be started");
-    let lines = BufReader::new(gzip.stdout.take().expect("standard output was piped")).lines();
-    let texts = lines
-        .skip(1)
-        .step_by(step)
-        .filter_map(|line| Some(line.ok()?.split_once('\t')?.1.replace(['\\', '\t'], " ")))
-        .take(rows)
-        .collect();
-    let _ = gzip.kill();
-    let _ = gzip.wait();
-    texts
 }
 
 /// The built-in model, at the boundary that the kernels read from.

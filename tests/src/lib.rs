@@ -20,6 +20,7 @@
 //! in its log fails the test even where the client saw nothing.
 
 mod cluster;
+mod corpus;
 mod crash;
 mod fixture;
 mod models;
@@ -30,6 +31,7 @@ mod standby;
 mod template;
 
 pub use cluster::{Builder, Cluster, Kept};
+pub use corpus::second_column;
 pub use crash::{Acknowledged, crash_loop};
 pub use fixture::DIMS;
 pub use models::TinyModel;

@@ -8,12 +8,11 @@
 //! More than 100,000 rows, or more dimensions, are made up of these: a row is one real vector and half
 //! another one for each 384 dimensions, scaled to length 1, so that the spectrum is the real one's.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use distilface_core::vector::l2_normalize;
-use distilface_tests::{Cluster, Kept, Session};
+use distilface_tests::{Cluster, Kept, Session, second_column};
 use rand::prelude::*;
 
 /// Rows of real vectors.
@@ -210,26 +209,11 @@ fn embedded(session: &mut Session, count: usize) -> Option<Vec<f32>> {
 /// Every tenth sentence, and some to stand in for those without a vector.
 fn copy_sentences(session: &mut Session, data: &Path, count: usize) {
     session.sql("CREATE UNLOGGED TABLE texts (id int, body text)");
-    let mut gzip = Command::new("gzip")
-        .arg("-dc")
-        .arg(data)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("gzip can be started");
-    let lines = BufReader::new(gzip.stdout.take().expect("standard output was piped")).lines();
     let mut copy = session.client().copy_in("COPY texts FROM STDIN").expect("COPY starts");
-    let sentences = lines
-        .skip(1)
-        .step_by(10)
-        .filter_map(|line| line.ok()?.split_once('\t').map(|(_, sentence)| sentence.to_owned()));
-    for (id, sentence) in sentences.take(count + 100).enumerate() {
-        let sentence = sentence.replace(['\\', '\t'], " ");
+    for (id, sentence) in second_column(data, 10, count + 100).iter().enumerate() {
         writeln!(copy, "{id}\t{sentence}").expect("COPY takes a line");
     }
     copy.finish().expect("COPY ends");
-    // Only its first part was read.
-    let _ = gzip.kill();
-    let _ = gzip.wait();
 }
 
 pub fn number(session: &mut Session, sql: &str) -> f64 {

@@ -1,10 +1,9 @@
 //! The sentences, and queries of terms that are common or rare in them.
 
-use distilface_tests::Session;
+use distilface_tests::{Session, second_column};
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// Up to `rows` sentences, spread over the file; `None` where the file is not there.
 pub fn sentences(rows: usize) -> Option<Vec<String>> {
@@ -13,18 +12,7 @@ pub fn sentences(rows: usize) -> Option<Vec<String>> {
     if !path.exists() {
         return None;
     }
-    let mut gzip = Command::new("gzip")
-        .arg("-dc")
-        .arg(path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("gzip can be started");
-    let lines = BufReader::new(gzip.stdout.take().expect("standard output was piped")).lines();
-    let all: Vec<String> = lines
-        .skip(1)
-        .filter_map(|line| line.ok()?.split_once('\t').map(|(_, text)| text.to_owned()))
-        .collect();
-    gzip.wait().expect("gzip ends");
+    let all = second_column(&path, 1, usize::MAX);
     let step = (all.len() / rows.max(1)).max(1);
     Some(all.into_iter().step_by(step).take(rows).collect())
 }
