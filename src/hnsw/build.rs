@@ -10,6 +10,7 @@
 use super::HnswError;
 use super::code::{Code, Scorer};
 use super::graph::{Graph, Scratch, draw_level, mix};
+use super::keys;
 use super::layout::{
     Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, write_attributes,
 };
@@ -106,6 +107,8 @@ pub struct Builder {
     more_tids: HashMap<u32, Vec<HeapTid>>,
     /// Rows without a place in the graph.
     unplaced: Vec<HeapTid>,
+    /// Hashes of rows' sources, with the rows' nodes.
+    keys: Vec<(u64, u32)>,
     /// The first node with a code's hash.
     by_hash: HashMap<u64, u32>,
     rows: u64,
@@ -123,6 +126,7 @@ impl Builder {
             attrs: Vec::new(),
             more_tids: HashMap::new(),
             unplaced: Vec::new(),
+            keys: Vec::new(),
             by_hash: HashMap::new(),
             rows: 0,
             bytes: 0,
@@ -149,6 +153,31 @@ impl Builder {
         attrs: &[u8],
         tid: HeapTid,
     ) -> Result<Added, HnswError> {
+        self.add_row(vector, attrs, tid, None)
+    }
+
+    /// Adds a row whose vector was made from a source with the hash `key`, for
+    /// [`super::insert_known`].
+    ///
+    /// # Errors
+    /// As [`Builder::add_with_attributes`].
+    pub fn add_with_key(
+        &mut self,
+        vector: &[f32],
+        attrs: &[u8],
+        tid: HeapTid,
+        key: u64,
+    ) -> Result<Added, HnswError> {
+        self.add_row(vector, attrs, tid, Some(key))
+    }
+
+    fn add_row(
+        &mut self,
+        vector: &[f32],
+        attrs: &[u8],
+        tid: HeapTid,
+        key: Option<u64>,
+    ) -> Result<Added, HnswError> {
         super::check_dims(&self.params, vector)?;
         super::check_attributes(&self.params, attrs)?;
         // A vector that doubles holds old and new at once: half of the limit is for the growth.
@@ -170,6 +199,7 @@ impl Builder {
                 self.graph.widen_error(node, code.error);
                 self.more_tids.entry(node).or_default().push(tid);
                 self.bytes += size_of::<HeapTid>() * 2;
+                self.add_key(key, node);
                 return Ok(Added::Kept);
             }
         }
@@ -181,7 +211,18 @@ impl Builder {
         self.tids.push(tid);
         self.attrs.extend_from_slice(attrs);
         self.bytes += node_bytes;
+        self.add_key(key, node);
         Ok(Added::Kept)
+    }
+
+    fn add_key(&mut self, key: Option<u64>, node: u32) {
+        // Rows with one source follow each other's nodes; the table is to have each once.
+        if let Some(key) = key
+            && self.keys.last() != Some(&(key, node))
+        {
+            self.keys.push((key, node));
+            self.bytes += 2 * size_of::<(u64, u32)>();
+        }
     }
 
     fn node_attrs(&self, node: u32) -> &[u8] {
@@ -336,10 +377,14 @@ impl Builder {
         meta.page_end = written as u32 + 1;
         meta.nodes = self.graph.len() as u32;
         meta.unplaced = plan.posting_ids.get(&NIL).copied().unwrap_or(NIL);
+        if !self.keys.is_empty() {
+            let ids = self.keys.iter().map(|&(key, node)| (key, plan.node_ids[node as usize]));
+            keys::write_all(store, layout, &mut meta, ids.collect())?;
+        }
         let mut txn = store.begin()?;
         meta.write(txn.page(METAPAGE)?);
         txn.commit()?;
-        Ok(written + 1)
+        Ok(meta.page_end.into())
     }
 
     fn fill_attributes(&self, layout: &Layout, slots: &[PlannedSlot], bytes: &mut [u8]) {

@@ -5,6 +5,7 @@
 //! It expects that nobody writes meanwhile; with writers it may report what was true for a moment.
 
 use super::HnswError;
+use super::keys;
 use super::layout::{
     FORMAT_VERSION, Layout, Link, Meta, NIL, PageView, SlotState, read_attributes,
 };
@@ -40,6 +41,8 @@ pub struct CheckReport {
     pub reachable: u64,
     /// Links that lead nowhere since their node's slot was freed.
     pub stale_links: u64,
+    /// Entries in the table of keys.
+    pub keys: u64,
 }
 
 impl CheckReport {
@@ -107,6 +110,7 @@ pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, HnswError> {
     checker.check_entry();
     checker.check_reachability();
     checker.check_free_list(store)?;
+    checker.check_keys(store)?;
     Ok(checker.report)
 }
 
@@ -545,6 +549,12 @@ impl Checker {
         if (reachable + UNLINKED_BY_CRASH) * 100 < nodes * REACHABLE_PERCENT {
             self.report.violation(format!("links lead to {reachable} of {nodes} nodes"));
         }
+    }
+
+    fn check_keys<S: PageStore>(&mut self, store: &S) -> Result<(), HnswError> {
+        let report = &mut self.report;
+        report.keys = keys::check(store, &self.meta, &mut |text| report.violation(text))?;
+        Ok(())
     }
 
     fn check_free_list<S: PageStore>(&mut self, store: &S) -> Result<(), HnswError> {

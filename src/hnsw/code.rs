@@ -200,6 +200,18 @@ impl Query {
         Self { scorer: Scorer::new(params.link_metric()), ..query }
     }
 
+    /// The same, with the vector that a code stands for.
+    pub(crate) fn of_code(params: &HnswParams, code: &Code) -> Self {
+        let vector = code.codes.iter().map(|&c| code.scale * f32::from(c)).collect();
+        Self {
+            scorer: Scorer::new(params.link_metric()),
+            vector,
+            norm: code.norm.next_up(),
+            error: 0.0,
+            ranking: Ranking::LowerBound,
+        }
+    }
+
     pub(crate) fn vector(&self) -> &[f32] {
         &self.vector
     }

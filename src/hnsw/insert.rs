@@ -15,6 +15,7 @@
 use super::HnswError;
 use super::code::{Code, CodeRef, Query, Scorer};
 use super::graph::{draw_level, mix};
+use super::keys;
 use super::layout::{
     Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, PageView, SlotState, SlotView,
 };
@@ -24,10 +25,12 @@ use super::select::{makes_way, select_neighbors};
 use super::sketch::Sketch;
 use super::space::{Allocation, allocate, put_attributes};
 use super::table::Table;
-use crate::page::{HeapTid, LockMode, MAX_TXN_PAGES, PageStore, PageTxn};
+use crate::page::{BlockNumber, HeapTid, LockMode, MAX_TXN_PAGES, PageStore, PageTxn};
 
 /// The nearest nodes whose codes are compared with the new one's.
 const TWINS_TRIED: usize = 4;
+/// Rows of a node, besides its first, that are asked whether they have the source of a new one.
+const ROWS_ASKED: usize = 4;
 /// Times that a list of links is decided on before it is left as others made it.
 const MAX_TRIES: usize = 64;
 
@@ -65,18 +68,91 @@ pub fn insert_with_attributes<S: PageStore>(
     attrs: &[u8],
     tid: HeapTid,
 ) -> Result<Inserted, HnswError> {
+    insert_row(store, &Point::Vector(vector), attrs, tid, None)
+}
+
+/// Adds a row whose vector was made from a source with the hash `key`, for [`insert_known`].
+///
+/// # Errors
+/// As [`insert_with_attributes`].
+pub fn insert_with_key<S: PageStore>(
+    store: &S,
+    vector: &[f32],
+    attrs: &[u8],
+    tid: HeapTid,
+    key: u64,
+) -> Result<Inserted, HnswError> {
+    insert_row(store, &Point::Vector(vector), attrs, tid, Some(key))
+}
+
+/// Adds a row without its vector where a row with the same source is in the index: `key` is the source's
+/// hash, and `is_same` tells whether another row has just this source (it is asked with no lock held, of
+/// a few rows). `None` where there is none, or it went meanwhile: then the vector is needed.
+///
+/// # Errors
+/// As [`insert_with_attributes`].
+pub fn insert_known<S: PageStore>(
+    store: &S,
+    attrs: &[u8],
+    tid: HeapTid,
+    key: u64,
+    is_same: &mut dyn FnMut(HeapTid) -> bool,
+) -> Result<Option<Inserted>, HnswError> {
+    let meta = read_meta(store)?;
+    super::check_attributes(&meta.params, attrs)?;
+    let layout = Layout::new(&meta.params);
+    for id in keys::find(store, &meta, key)? {
+        let mut links = Links::new(store, layout, &meta);
+        let Some((node, tids)) = links.latest_rows(id)? else { continue };
+        links.reader.release_pins();
+        if !tids.into_iter().any(&mut *is_same) {
+            continue;
+        }
+        let Some(code) = links.copy_code(node)? else { continue };
+        if links.has_attributes(id, attrs)? {
+            let _updating = store.lock_updates(LockMode::Shared)?;
+            if links.share_node(node, &code, tid)? {
+                return Ok(Some(Inserted::Shared));
+            }
+            continue;
+        }
+        links.reader.release_pins();
+        return insert_row(store, &Point::Code(&code), attrs, tid, Some(key)).map(Some);
+    }
+    Ok(None)
+}
+
+/// What a row is placed by.
+enum Point<'p> {
+    Vector(&'p [f32]),
+    /// Another row's code.
+    Code(&'p Code),
+}
+
+fn insert_row<S: PageStore>(
+    store: &S,
+    point: &Point<'_>,
+    attrs: &[u8],
+    tid: HeapTid,
+    key: Option<u64>,
+) -> Result<Inserted, HnswError> {
     let _updating = store.lock_updates(LockMode::Shared)?;
     loop {
         let meta = read_meta(store)?;
-        super::check_dims(&meta.params, vector)?;
         super::check_attributes(&meta.params, attrs)?;
         let layout = Layout::new(&meta.params);
         let number = mix(u64::from(tid.block) << 16 | u64::from(tid.offset));
         let level = draw_level(meta.seed, number, meta.params.m()).min(layout.max_level());
-        let code = Code::new(&meta.params, vector);
+        let (code, query) = match *point {
+            Point::Vector(vector) => {
+                super::check_dims(&meta.params, vector)?;
+                (Code::new(&meta.params, vector), Query::for_links(&meta.params, vector))
+            }
+            Point::Code(code) => (code.clone(), Query::of_code(&meta.params, code)),
+        };
         let mut insertion = Insertion {
             scorer: Scorer::new(meta.params.link_metric()),
-            query: Query::for_links(&meta.params, vector),
+            query,
             links: Links::new(store, layout, &meta),
             meta,
             code,
@@ -84,7 +160,11 @@ pub fn insert_with_attributes<S: PageStore>(
             level,
             tid,
         };
-        if let Some(inserted) = insertion.run()? {
+        if let Some((inserted, id)) = insertion.run()? {
+            if let Some(key) = key {
+                store.failpoint("insert remembers its key")?;
+                keys::remember(store, &layout, key, id)?;
+            }
             return Ok(inserted);
         }
     }
@@ -155,14 +235,24 @@ struct Insertion<'s, 'a, S: PageStore> {
     links: Links<'s, S>,
 }
 
-impl<S: PageStore> Insertion<'_, '_, S> {
-    /// `None` where the first node of an empty index came from someone else meanwhile.
-    fn run(&mut self) -> Result<Option<Inserted>, HnswError> {
+/// Where a row goes.
+enum Place {
+    /// Among these neighbors, on each level from 0 up.
+    Among(Vec<Vec<Link>>),
+    /// It has joined this node.
+    At(u32),
+}
+
+impl<'s, S: PageStore> Insertion<'s, '_, S> {
+    /// Also the node's id; `None` where the first node of an empty index came from someone else meanwhile.
+    fn run(&mut self) -> Result<Option<(Inserted, u32)>, HnswError> {
         let store = self.links.reader.store;
         store.failpoint("insert begins")?;
         let Some(entry) = self.meta.entry else { return self.insert_first() };
-        let neighbors = self.search(entry)?;
-        let Some(neighbors) = neighbors else { return Ok(Some(Inserted::Shared)) };
+        let neighbors = match self.search(entry)? {
+            Place::Among(neighbors) => neighbors,
+            Place::At(id) => return Ok(Some((Inserted::Shared, id))),
+        };
         store.failpoint("insert has its neighbors")?;
         let node = self.write_node(&neighbors)?;
         store.failpoint("insert wrote its node")?;
@@ -175,29 +265,27 @@ impl<S: PageStore> Insertion<'_, '_, S> {
         }
         store.failpoint("insert promotes")?;
         self.promote(node)?;
-        Ok(Some(Inserted::Node))
+        Ok(Some((Inserted::Node, node.id)))
     }
 
-    fn insert_first(&mut self) -> Result<Option<Inserted>, HnswError> {
-        let node = self.write_node(&vec![Vec::new(); usize::from(self.level) + 1])?;
-        let store = self.links.reader.store;
-        let mut txn = store.begin()?;
+    /// Writes the node and makes it the entry point in one transaction: a search scores whole pages,
+    /// so another insert may find a node that nothing leads to, and it can never be taken back.
+    fn insert_first(&mut self) -> Result<Option<(Inserted, u32)>, HnswError> {
+        let no_links = vec![Vec::new(); usize::from(self.level) + 1];
+        let (mut txn, node) = self.prepare_node(&no_links, &[METAPAGE])?;
         let mut meta = Meta::read(txn.page(METAPAGE)?)?;
-        if meta.entry.is_none() {
-            meta.entry =
-                Some(Entry { id: node.id, generation: node.generation, level: self.level });
-            meta.write(txn.page(METAPAGE)?);
-            txn.commit()?;
-            return Ok(Some(Inserted::Node));
+        if meta.entry.is_some() {
+            return Ok(None);
         }
-        drop(txn);
-        // Someone else was first: take the node back, which nothing leads to, and link it properly.
-        self.links.free_unlinked(node)?;
-        Ok(None)
+        meta.entry = Some(Entry { id: node.id, generation: node.generation, level: self.level });
+        meta.write(txn.page(METAPAGE)?);
+        put_attributes(&mut txn, &self.links.reader.layout, node.id, self.attrs)?;
+        txn.commit()?;
+        Ok(Some((Inserted::Node, node.id)))
     }
 
-    /// The neighbors on each level from 0 up, or `None` where the row joined an equal one's node.
-    fn search(&mut self, entry: Entry) -> Result<Option<Vec<Vec<Link>>>, HnswError> {
+    /// Finds the row's neighbors, or adds it to an equal one's node.
+    fn search(&mut self, entry: Entry) -> Result<Place, HnswError> {
         let params = self.meta.params;
         let mut neighbors = vec![Vec::new(); usize::from(self.level) + 1];
         let top = self.level.min(entry.level);
@@ -213,7 +301,7 @@ impl<S: PageStore> Insertion<'_, '_, S> {
                     if self.links.has_attributes(found.id, self.attrs)?
                         && self.links.share_node(found.node(), &self.code, self.tid)?
                     {
-                        return Ok(None);
+                        return Ok(Place::At(found.id));
                     }
                 }
             }
@@ -230,16 +318,28 @@ impl<S: PageStore> Insertion<'_, '_, S> {
                 search.restart(&mut self.links.reader, params.ef_construction());
             }
         }
-        Ok(Some(neighbors))
+        Ok(Place::Among(neighbors))
     }
 
     /// Writes the node and its upper slots, with their links.
     fn write_node(&mut self, neighbors: &[Vec<Link>]) -> Result<Link, HnswError> {
+        let (mut txn, node) = self.prepare_node(neighbors, &[])?;
+        put_attributes(&mut txn, &self.links.reader.layout, node.id, self.attrs)?;
+        txn.commit()?;
+        Ok(node)
+    }
+
+    /// Fills the node's slots in a transaction that has locked `pages` too and is not committed yet.
+    fn prepare_node(
+        &mut self,
+        neighbors: &[Vec<Link>],
+        pages: &[BlockNumber],
+    ) -> Result<(S::Txn<'s>, Link), HnswError> {
         let layout = self.links.reader.layout;
         let per_slot = layout.levels_per_slot();
         let upper_slots = usize::from(self.level).div_ceil(per_slot);
         let Allocation { mut txn, slots } =
-            allocate(self.links.reader.store, &layout, 1 + upper_slots, &[])?;
+            allocate(self.links.reader.store, &layout, 1 + upper_slots, pages)?;
         let node = Link::new(slots[0].0, slots[0].1);
         let upper_id = |part: usize| slots.get(part + 1).map_or(NIL, |slot| slot.0);
         for (i, &(id, _)) in slots.iter().enumerate() {
@@ -267,9 +367,7 @@ impl<S: PageStore> Insertion<'_, '_, S> {
                 }
             }
         }
-        put_attributes(&mut txn, &layout, node.id, self.attrs)?;
-        txn.commit()?;
-        Ok(node)
+        Ok((txn, node))
     }
 
     /// Makes the node the entry point where no other has as high a level by now.
@@ -471,6 +569,26 @@ impl<'s, S: PageStore> Links<'s, S> {
     /// The code that links on `level` need sketches of edges from, where they have some.
     pub(crate) fn sketch_base<'c>(&self, level: u8, base: CodeRef<'c>) -> Option<CodeRef<'c>> {
         (self.reader.layout.storage() == Storage::Sketched && level == 0).then_some(base)
+    }
+
+    /// A live node and a few of its rows, the latest first.
+    fn latest_rows(&mut self, id: u32) -> Result<Option<(Link, Vec<HeapTid>)>, HnswError> {
+        if self.reader.layout.block_of(id) >= self.reader.store.page_count()? {
+            return Ok(None);
+        }
+        let head = self.reader.slot(id, |slot| {
+            let node = Link::new(id, slot.generation());
+            (slot.state() == SlotState::Live).then(|| (node, slot.posting(), slot.tid()))
+        })?;
+        let Some((node, posting, own)) = head else { return Ok(None) };
+        let mut tids = Vec::new();
+        if posting != NIL {
+            self.reader.slot(posting, |slot| tids.extend(slot.tids()))?;
+            tids.reverse();
+            tids.truncate(ROWS_ASKED);
+        }
+        tids.extend(own);
+        Ok(Some((node, tids)))
     }
 
     /// Whether a node's attributes are these.
@@ -795,25 +913,5 @@ impl<'s, S: PageStore> Links<'s, S> {
             return Ok(true);
         }
         Ok(false)
-    }
-
-    /// Frees a node that nothing leads to, with its upper slots.
-    fn free_unlinked(&mut self, node: Link) -> Result<(), HnswError> {
-        let layout = self.reader.layout;
-        let mut slots = vec![node.id];
-        let mut next = self.reader.slot(node.id, |slot| slot.upper())?;
-        while next != NIL && slots.len() <= layout.slots_per_page() + 1 {
-            slots.push(next);
-            next = self.reader.slot(next, |slot| slot.next())?;
-        }
-        slots.sort_unstable();
-        // Nothing can have come to these slots, so they need no stamp.
-        let mut txn = self.reader.store.begin()?;
-        for id in slots {
-            let blkno = layout.block_of(id);
-            PageMut::new(&layout, blkno, txn.page(blkno)?)?.slot(layout.slot_of(id))?.free(0);
-        }
-        txn.commit()?;
-        Ok(())
     }
 }

@@ -12,6 +12,7 @@
 //! was made for (modulo 256). A link whose generation differs leads nowhere. That is a matter of
 //! graph quality only: whoever follows a link scores, and emits, what the slot holds now.
 
+use super::keys::is_keys_page;
 use super::params::{HnswParams, Storage};
 use super::sketch::{SKETCH_LEN, Sketch};
 use crate::page::{BlockNumber, HeapTid, PAGE_CONTENT, PAGE_HEADER, PageError};
@@ -32,7 +33,7 @@ const META_MAGIC: u32 = u32::from_le_bytes(*b"DFHM");
 const PAGE_MAGIC: u32 = u32::from_le_bytes(*b"DFHN");
 const ATTRIBUTE_MAGIC: u32 = u32::from_le_bytes(*b"DFHA");
 /// With the store's header 64 bytes, so that slots of whole cache lines begin with one.
-const PAGE_HEADER_LEN: usize = 64 - PAGE_HEADER;
+pub(crate) const PAGE_HEADER_LEN: usize = 64 - PAGE_HEADER;
 const SLOT_HEADER_LEN: usize = 32;
 const CHAIN_HEADER_LEN: usize = 12;
 const TID_LEN: usize = 6;
@@ -228,6 +229,8 @@ pub(crate) struct Meta {
     pub(crate) seed: u64,
     /// First posting slot with rows that have no place in the graph, or [`NIL`].
     pub(crate) unplaced: u32,
+    /// Root of the table of keys; see `keys.rs`.
+    pub(crate) keys: Option<BlockNumber>,
 }
 
 /// The entry point.
@@ -250,6 +253,7 @@ impl Meta {
             dead_pending: false,
             seed,
             unplaced: NIL,
+            keys: None,
         }
     }
 
@@ -273,6 +277,7 @@ impl Meta {
         page[37] = self.params.storage().code();
         put_u64(page, 40, self.seed);
         put_u32(page, 48, self.unplaced);
+        put_u32(page, 52, self.keys.unwrap_or(METAPAGE));
     }
 
     /// # Errors
@@ -315,6 +320,7 @@ impl Meta {
             dead_pending: page[36] != 0,
             seed: get_u64(page, 40),
             unplaced: get_u32(page, 48),
+            keys: Some(get_u32(page, 52)).filter(|&blkno| blkno != METAPAGE),
         })
     }
 }
@@ -411,13 +417,15 @@ impl<'p> PageView<'p> {
         Ok(Self { layout, blkno, bytes })
     }
 
-    /// The same, or nothing for a page that no committed write has filled and for one of attributes.
+    /// The same, or nothing for a page that no committed write has filled and for one of attributes or
+    /// keys.
     pub(crate) fn new_if_filled(
         layout: &'p Layout,
         blkno: BlockNumber,
         bytes: &'p [u8],
     ) -> Result<Option<Self>, PageError> {
         if layout.is_attribute_page(blkno)
+            || is_keys_page(bytes)
             || get_u32(bytes, 0) == 0 && bytes.iter().all(|&byte| byte == 0)
         {
             return Ok(None);
@@ -842,12 +850,12 @@ fn get_u16(bytes: &[u8], at: usize) -> u16 {
 }
 
 #[inline]
-fn get_u32(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn get_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 #[inline]
-fn get_u64(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -855,10 +863,10 @@ fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
 }
 
-fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+pub(crate) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
-fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
+pub(crate) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }

@@ -23,6 +23,7 @@ mod filter;
 mod filtered;
 mod graph;
 mod insert;
+mod keys;
 mod layout;
 mod order;
 mod params;
@@ -40,7 +41,9 @@ pub use crate::page::HeapTid;
 pub use build::{Added, BuildOptions, BuildPhase, BuildStats, Builder, Progress, create_empty};
 pub use check::{CheckReport, IndexInfo, check, each_row, each_tid, info};
 pub use filter::{Condition, Filter};
-pub use insert::{Inserted, insert, insert_unplaced, insert_with_attributes};
+pub use insert::{
+    Inserted, insert, insert_known, insert_unplaced, insert_with_attributes, insert_with_key,
+};
 pub use layout::FORMAT_VERSION;
 pub use params::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_EF_SEARCH, DEFAULT_M, EF_CONSTRUCTION_RANGE, EF_SEARCH_RANGE,

@@ -10,7 +10,8 @@
 //!    the dead ones link to become candidates beside the remaining neighbors, and Algorithm 4 picks
 //!    among them (as in FreshDiskANN, Singh et al. 2021, Algorithm 4),
 //! 4. gives every live node that no link leads to any more a link from its nearest neighbors,
-//! 5. frees the dead nodes' slots, stamped so that they are filled again only when no running scan
+//! 5. takes the dead out of the table of keys,
+//! 6. frees the dead nodes' slots, stamped so that they are filled again only when no running scan
 //!    can come to them, and puts their pages on the list that inserts allocate from.
 //!
 //! Each step changes a page at a time and leaves a valid graph; an interrupted vacuum is finished by
@@ -18,6 +19,7 @@
 
 use super::HnswError;
 use super::code::Code;
+use super::keys;
 use super::insert::{Candidates, Links};
 use super::layout::{Entry, Layout, Link, METAPAGE, Meta, NIL, PageMut, PageView, SlotState};
 use super::search::{MAX_CHAIN, read_meta};
@@ -361,6 +363,7 @@ pub fn cleanup<S: PageStore>(store: &S) -> Result<CleanupStats, HnswError> {
     store.failpoint("cleanup moved the entry point")?;
     cleanup.repair()?;
     store.failpoint("cleanup repaired all lists")?;
+    keys::forget(store, &|id| cleanup.dead.contains(id))?;
     cleanup.free()?;
     store.failpoint("cleanup freed all slots")?;
     cleanup.finish()?;

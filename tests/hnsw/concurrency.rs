@@ -54,6 +54,30 @@ fn equal_rows_inserted_by_many_threads_are_kept_once_each() {
     assert_eq!(all_rows(&store, &vectors[0]).len(), 1800);
 }
 
+/// The first rows of an empty index, which find no entry point and race to make one.
+#[test]
+fn equal_first_rows_inserted_at_once_are_all_kept() {
+    let vector = &vectors(1, 20)[0];
+    for round in 0..300 {
+        let store = MemoryStore::new();
+        create_empty(&store, params(Metric::Cosine)).expect("created");
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (store, start) = (&store, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for i in 0..4 {
+                        insert(store, vector, tid(round * 16 + thread * 4 + i)).expect("inserted");
+                    }
+                });
+            }
+        });
+        assert_sound(&store, 16);
+        assert_eq!(all_rows(&store, vector).len(), 16, "round {round}");
+    }
+}
+
 #[test]
 fn vacuum_beside_inserts_and_scans_loses_no_live_row() {
     let (store, first) = (MemoryStore::new(), rows(2000, 13));

@@ -4,4 +4,5 @@ mod common;
 mod concurrency;
 mod faults;
 mod filters;
+mod keys;
 mod lifecycle;

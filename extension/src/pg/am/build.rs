@@ -68,6 +68,15 @@ enum Phase {
     Pages,
 }
 
+/// A row whose text is to be embedded.
+struct Waiting {
+    tid: HeapTid,
+    text: String,
+    /// The text's hash; see `known.rs`.
+    key: u64,
+    attrs: Vec<u8>,
+}
+
 struct Build {
     index: IndexRelation,
     source: Source,
@@ -77,7 +86,7 @@ struct Build {
     indexed: u64,
     tokens: usize,
     /// Rows whose texts are embedded together.
-    waiting: Vec<(HeapTid, String, Vec<u8>)>,
+    waiting: Vec<Waiting>,
     waiting_bytes: usize,
     /// Rows without a vector that came before the first vector.
     early: Vec<HeapTid>,
@@ -177,14 +186,14 @@ unsafe extern "C-unwind" fn build_callback(
         (build, attrs, *is_null, *values, heap_tid(*tid))
     };
     if is_null {
-        build.add(None, &attrs, tid);
+        build.add(None, &attrs, tid, None);
         return;
     }
     match build.source {
         Source::Vectors(_) => {
             // SAFETY: the value is of the column's type.
             unsafe {
-                build.source.with_passage(value, |vector| build.add(vector, &attrs, tid));
+                build.source.with_passage(value, |vector| build.add(vector, &attrs, tid, None));
             }
             if build.indexed.is_multiple_of(REPORT_ROWS) {
                 build.report_rows();
@@ -193,9 +202,9 @@ unsafe extern "C-unwind" fn build_callback(
         Source::Text(_, model) => {
             // SAFETY: the value is of the column's type.
             let text = unsafe { TextDatum::new(value) };
-            let text = text.to_utf8().into_owned();
+            let (text, key) = (text.to_utf8().into_owned(), text.key());
             build.waiting_bytes += text.len();
-            build.waiting.push((tid, text, attrs));
+            build.waiting.push(Waiting { tid, text, key, attrs });
             if build.waiting.len() >= MAX_WAITING || build.waiting_bytes >= MAX_WAITING_BYTES {
                 build.embed_waiting(model);
             }
@@ -209,10 +218,10 @@ impl Build {
     fn embed_waiting(&mut self, model: ModelId) {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        let texts: Vec<&str> = waiting.iter().map(|(_, text, _)| text.as_str()).collect();
+        let texts: Vec<&str> = waiting.iter().map(|row| row.text.as_str()).collect();
         let embedded = session::embed_batch(model, InputKind::Passage, &texts, Strictness::Pinned);
-        for ((tid, _, attrs), vector) in waiting.iter().zip(embedded.vectors()) {
-            self.add(vector, attrs, *tid);
+        for (row, vector) in waiting.iter().zip(embedded.vectors()) {
+            self.add(vector, &row.attrs, row.tid, Some(row.key));
         }
         self.tokens += embedded.tokens;
         progress(PROGRESS_TOKENS, self.tokens as i64);
@@ -225,7 +234,7 @@ impl Build {
     }
 
     /// Puts a row's vector into the graph, or the row alone where it has none.
-    fn add(&mut self, vector: Option<&[f32]>, attrs: &[u8], tid: HeapTid) {
+    fn add(&mut self, vector: Option<&[f32]>, attrs: &[u8], tid: HeapTid, key: Option<u64>) {
         self.indexed += 1;
         let index = self.index;
         if let Phase::Start = self.phase {
@@ -235,14 +244,15 @@ impl Build {
             };
             self.phase = Phase::Memory(Box::new(new_builder(index, vector.len())));
             for tid in std::mem::take(&mut self.early) {
-                self.add(None, &[], tid);
+                self.add(None, &[], tid, None);
                 self.indexed -= 1;
             }
         }
         if let Phase::Memory(builder) = &mut self.phase {
-            let added = match vector {
-                Some(vector) => builder.add_with_attributes(vector, attrs, tid),
-                None => Ok(builder.add_unplaced(tid)),
+            let added = match (vector, key) {
+                (Some(vector), Some(key)) => builder.add_with_key(vector, attrs, tid, key),
+                (Some(vector), None) => builder.add_with_attributes(vector, attrs, tid),
+                (None, _) => Ok(builder.add_unplaced(tid)),
             };
             match added.unwrap_or_else(|error| raise(&index, error)) {
                 Added::Kept => return,
@@ -259,11 +269,15 @@ impl Build {
             .notice();
             progress(PROGRESS_SUBPHASE, PHASE_INSERT);
         }
-        match vector {
-            Some(vector) => {
-                hnsw::insert_with_attributes(&self.store, vector, attrs, tid).map(|_| ())
+        let store = &self.store;
+        match (vector, key) {
+            (Some(vector), Some(key)) => {
+                hnsw::insert_with_key(store, vector, attrs, tid, key).map(|_| ())
             }
-            None => hnsw::insert_unplaced(&self.store, tid),
+            (Some(vector), None) => {
+                hnsw::insert_with_attributes(store, vector, attrs, tid).map(|_| ())
+            }
+            (None, _) => hnsw::insert_unplaced(store, tid),
         }
         .unwrap_or_else(|error| raise(&index, error));
     }

@@ -1,11 +1,13 @@
-//! A row's vector into a live index.
+//! A row's vector into a live index. Of a text that is in it already no vector is made: see `known.rs`.
 
 use super::filter::FilterColumns;
 use super::index::IndexRelation;
 use super::raise;
+use super::known::{self, SameText};
 use super::vectors::Source;
 use crate::pg::buffers::Logging;
 use crate::pg::index_am::heap_tid;
+use crate::pg::varlena::Plain;
 use distilface_core::hnsw;
 use distilface_core::page::{LockMode, PageStore};
 use pgrx::pg_sys;
@@ -19,10 +21,10 @@ pub unsafe extern "C-unwind" fn aminsert(
     values: *mut pg_sys::Datum,
     is_null: *mut bool,
     tid: pg_sys::ItemPointer,
-    _heap: pg_sys::Relation,
+    heap: pg_sys::Relation,
     _check_unique: pg_sys::IndexUniqueCheck::Type,
     _index_unchanged: bool,
-    _index_info: *mut pg_sys::IndexInfo,
+    info: *mut pg_sys::IndexInfo,
 ) -> bool {
     // SAFETY: PostgreSQL's own arguments: an open index, a value for each of its columns and a valid
     // tid.
@@ -35,11 +37,15 @@ pub unsafe extern "C-unwind" fn aminsert(
     let has_pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0;
     // Only a column of vectors has an index without pages.
     let source = if has_pages { Source::of(index, &store) } else { Source::for_build(index) };
-    let insert = |vector: Option<&[f32]>| {
+    let insert = |vector: Option<&[f32]>, key: Option<u64>| {
         match vector {
             Some(vector) => {
                 lay_first_page(index, &store, vector.len());
-                hnsw::insert_with_attributes(&store, vector, &attrs, tid).map(|_| ())
+                match key {
+                    Some(key) => hnsw::insert_with_key(&store, vector, &attrs, tid, key),
+                    None => hnsw::insert_with_attributes(&store, vector, &attrs, tid),
+                }
+                .map(|_| ())
             }
             None if has_pages => hnsw::insert_unplaced(&store, tid),
             // There is no page yet, nor a vector to tell what its pages must hold.
@@ -47,10 +53,25 @@ pub unsafe extern "C-unwind" fn aminsert(
         }
         .unwrap_or_else(|error| raise(&index, error));
     };
-    match value {
+    match (value, source) {
+        (None, _) => insert(None, None),
+        (Some(value), Source::Text(..)) => {
+            // SAFETY: the value is a text.
+            let text = unsafe { Plain::from_datum(value) };
+            // SAFETY: the table is open and locked, and `info` describes this index of it.
+            let mut rows = unsafe { SameText::new(heap, info, &text) };
+            let key = known::key(&text);
+            let known = hnsw::insert_known(&store, &attrs, tid, key, &mut |tid| rows.has(tid))
+                .unwrap_or_else(|error| raise(&index, error));
+            if known.is_none() {
+                // SAFETY: the value is of the column's type.
+                unsafe { source.with_passage(value, |vector| insert(vector, Some(key))) };
+            }
+        }
         // SAFETY: the value is of the column's type.
-        Some(value) => unsafe { source.with_passage(value, insert) },
-        None => insert(None),
+        (Some(value), Source::Vectors(_)) => unsafe {
+            source.with_passage(value, |vector| insert(vector, None));
+        },
     }
     // The result matters to unique indexes only.
     false

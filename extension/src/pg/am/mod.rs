@@ -19,6 +19,7 @@ mod filter;
 mod heapcheck;
 mod index;
 mod insert;
+mod known;
 pub mod inspect;
 pub mod options;
 pub mod paths;

@@ -169,6 +169,11 @@ impl TextDatum<'_> {
         Self(unsafe { Plain::from_datum(datum) })
     }
 
+    /// Its hash, as an index has it.
+    pub fn key(&self) -> u64 {
+        super::known::key(&self.0)
+    }
+
     /// Its characters.
     pub fn to_utf8(&self) -> std::borrow::Cow<'_, str> {
         to_utf8(&self.0.bytes()[size_of::<u32>()..])
