@@ -17,11 +17,15 @@ use super::layout::{
 use super::order::{SlotUse, place_nodes};
 use super::params::{HnswParams, Storage};
 use super::sketch::Sketch;
-use crate::page::{HeapTid, MAX_TXN_PAGES, PageError, PageStore, PageTxn};
+use crate::page::{
+    BlockNumber, HeapTid, MAX_TXN_PAGES, PAGE_CONTENT, PageError, PageStore, PageTxn,
+};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Pages that are filled before they are written.
+const BATCH_PAGES: usize = 512;
 /// How often the calling thread looks up while workers link.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -344,26 +348,24 @@ impl Builder {
         let total = pages.len() as u64;
         let mut written = 0;
         let mut tail = NIL;
-        for group in pages.chunks(MAX_TXN_PAGES) {
-            store.check_interrupts()?;
-            progress.report(BuildPhase::Writing, written, total);
-            let mut txn = store.begin()?;
-            for page in group {
-                let blkno = txn.extend()?;
-                written += 1;
-                debug_assert_eq!(u64::from(blkno), written, "the store had no pages");
-                let bytes = txn.page(blkno)?;
-                match page {
-                    PlannedPage::Attributes(slots) => self.fill_attributes(layout, slots, bytes),
-                    PlannedPage::Nodes(slots) => {
-                        let page = PageMut::format(layout, blkno, bytes);
-                        self.fill_page(layout, &plan, slots, page)?;
+        for batch in pages.chunks(BATCH_PAGES) {
+            let filled = self.fill_all(layout, &plan, batch, written as u32 + 1, progress)?;
+            for (group, contents) in batch.chunks(MAX_TXN_PAGES).zip(filled.chunks(MAX_TXN_PAGES)) {
+                store.check_interrupts()?;
+                progress.report(BuildPhase::Writing, written, total);
+                let mut txn = store.begin()?;
+                for (page, content) in group.iter().zip(contents) {
+                    let blkno = txn.extend()?;
+                    written += 1;
+                    debug_assert_eq!(u64::from(blkno), written, "the store had no pages");
+                    txn.page(blkno)?.copy_from_slice(content);
+                    if matches!(page, PlannedPage::Nodes(_)) {
                         tail = blkno;
                     }
                 }
+                txn.commit()?;
+                store.failpoint("build wrote pages")?;
             }
-            txn.commit()?;
-            store.failpoint("build wrote pages")?;
         }
         progress.report(BuildPhase::Writing, total, total);
         store.failpoint("build writes its metapage")?;
@@ -385,6 +387,56 @@ impl Builder {
         meta.write(txn.page(METAPAGE)?);
         txn.commit()?;
         Ok(meta.page_end.into())
+    }
+
+    /// The contents of planned pages, the first of which is to be page `first`; by all threads.
+    fn fill_all(
+        &self,
+        layout: &Layout,
+        plan: &Plan,
+        pages: &[PlannedPage<'_>],
+        first: BlockNumber,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Box<[u8]>>, PageError> {
+        let fill = |pages: &[PlannedPage<'_>], first: BlockNumber| {
+            let fill_one = |(page, blkno): (&PlannedPage<'_>, BlockNumber)| {
+                let mut bytes = vec![0; PAGE_CONTENT].into_boxed_slice();
+                match page {
+                    PlannedPage::Attributes(slots) => {
+                        self.fill_attributes(layout, slots, &mut bytes);
+                    }
+                    PlannedPage::Nodes(slots) => {
+                        let page = PageMut::format(layout, blkno, &mut bytes);
+                        self.fill_page(layout, plan, slots, page)?;
+                    }
+                }
+                Ok(bytes)
+            };
+            pages.iter().zip(first..).map(fill_one).collect::<Result<Vec<_>, PageError>>()
+        };
+        let threads = self.options.threads.clamp(1, pages.len().max(1));
+        if threads == 1 {
+            return fill(pages, first);
+        }
+        let share = pages.len().div_ceil(threads);
+        std::thread::scope(|scope| {
+            let fill = &fill;
+            progress.before_spawn();
+            let workers: Vec<_> = pages
+                .chunks(share)
+                .zip((first..).step_by(share))
+                .map(|(part, first)| scope.spawn(move || fill(part, first)))
+                .collect();
+            progress.after_spawn();
+            let mut filled = Vec::with_capacity(pages.len());
+            for worker in workers {
+                match worker.join() {
+                    Ok(part) => filled.extend(part?),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok(filled)
+        })
     }
 
     fn fill_attributes(&self, layout: &Layout, slots: &[PlannedSlot], bytes: &mut [u8]) {

@@ -206,9 +206,8 @@ pub(crate) fn forget<S: PageStore>(
     for bucket in 0..count {
         store.check_interrupts()?;
         let Some(blkno) = bucket_page(store, root, |_| bucket)? else { continue };
-        let concerned = read(store, blkno, Kind::Bucket, |bucket| {
-            entries(bucket).any(|(_, id)| is_gone(id))
-        })?;
+        let concerned =
+            read(store, blkno, Kind::Bucket, |bucket| entries(bucket).any(|(_, id)| is_gone(id)))?;
         if !concerned {
             continue;
         }
@@ -321,8 +320,8 @@ fn grow<S: PageStore>(store: &S, layout: &Layout, root: BlockNumber) -> Result<(
     Ok(())
 }
 
-/// Writes a table of all `keys` behind the pages of a bulk build, which alone has the index; gives its
-/// root, and the metapage's end of the index as it is then.
+/// Writes a table of all `keys` behind the pages of a bulk build, which alone has the index, and notes it
+/// in `meta`, which the caller writes.
 pub(crate) fn write_all<S: PageStore>(
     store: &S,
     layout: &Layout,
@@ -330,14 +329,15 @@ pub(crate) fn write_all<S: PageStore>(
     mut keys: Vec<(u64, u32)>,
 ) -> Result<(), HnswError> {
     let count = keys.len().div_ceil(BUILD_ENTRIES).clamp(1, PLACES * PLACES) as u32;
-    let mut append_one = |kind, fill: &mut dyn FnMut(&mut [u8])| -> Result<BlockNumber, HnswError> {
-        store.check_interrupts()?;
-        let mut txn = store.begin()?;
-        let blkno = append(&mut txn, layout, meta, kind)?;
-        fill(txn.page(blkno)?);
-        txn.commit()?;
-        Ok(blkno)
-    };
+    let mut append_one =
+        |kind, fill: &mut dyn FnMut(&mut [u8])| -> Result<BlockNumber, HnswError> {
+            store.check_interrupts()?;
+            let mut txn = store.begin()?;
+            let blkno = append(&mut txn, layout, meta, kind)?;
+            fill(txn.page(blkno)?);
+            txn.commit()?;
+            Ok(blkno)
+        };
     keys.sort_unstable_by_key(|&(key, id)| (bucket_of(key, count), key, id));
     keys.dedup();
     let mut rest = &keys[..];
@@ -373,7 +373,9 @@ pub(crate) fn check<S: PageStore>(
     let mut total = 0;
     let mut wrong = |error: PageError| -> Result<(), HnswError> {
         match error {
-            PageError::Corrupt { .. } | PageError::OutOfRange { .. } => violation(error.to_string()),
+            PageError::Corrupt { .. } | PageError::OutOfRange { .. } => {
+                violation(error.to_string())
+            }
             error => return Err(error.into()),
         }
         Ok(())
@@ -382,19 +384,20 @@ pub(crate) fn check<S: PageStore>(
         Ok(count) => count.min((PLACES * PLACES) as u32),
         Err(error) => return wrong(error).map(|()| 0),
     };
+    let layout = Layout::new(&meta.params);
     let mut outside = Vec::new();
     for bucket in 0..count {
         store.check_interrupts()?;
         let found = bucket_page(store, root, |_| bucket).and_then(|blkno| {
             let Some(blkno) = blkno else { return Ok(None) };
-            let all = read(store, blkno, Kind::Bucket, |bucket| entries(bucket).collect::<Vec<_>>());
+            let all =
+                read(store, blkno, Kind::Bucket, |bucket| entries(bucket).collect::<Vec<_>>());
             all.map(Some)
         });
         match found {
             Ok(Some(all)) => {
                 total += all.len() as u64;
-                let last = Layout::new(&meta.params);
-                let is_outside = |id: u32| last.block_of(id) >= meta.page_end;
+                let is_outside = |id: u32| layout.block_of(id) >= meta.page_end;
                 outside.extend(all.iter().map(|entry| entry.1).filter(|&id| is_outside(id)));
             }
             Ok(None) => outside.push(bucket),

@@ -19,8 +19,8 @@
 
 use super::HnswError;
 use super::code::Code;
-use super::keys;
 use super::insert::{Candidates, Links};
+use super::keys;
 use super::layout::{Entry, Layout, Link, METAPAGE, Meta, NIL, PageMut, PageView, SlotState};
 use super::search::{MAX_CHAIN, read_meta};
 use super::space::list_page;

@@ -80,12 +80,12 @@ fn a_known_source_with_other_filter_columns_is_a_node_of_its_own() {
     }
     for (source, &like) in rows.keys().enumerate() {
         let new = tid(1000 + source as u32);
-        let known =
-            insert_known(&store, &[2], new, key(source as u64), &mut |tid| tid == like);
+        let known = insert_known(&store, &[2], new, key(source as u64), &mut |tid| tid == like);
         assert_eq!(known.expect("inserted"), Some(Inserted::Node));
-        let known = insert_known(&store, &[2], tid(2000 + source as u32), key(source as u64), &mut |tid| {
-            tid == new
-        });
+        let known =
+            insert_known(&store, &[2], tid(2000 + source as u32), key(source as u64), &mut |tid| {
+                tid == new
+            });
         assert_eq!(known.expect("inserted"), Some(Inserted::Shared));
     }
     assert_sound(&store, 1200);
@@ -129,7 +129,8 @@ fn live_sources_only_are_kept_when_rows_come_and_go() {
     for round in 1..8u32 {
         for (i, vector) in vectors(500, 36).iter().enumerate() {
             let number = round * 1000 + i as u32;
-            insert_with_key(&store, vector, &[], tid(number), key(number.into())).expect("inserted");
+            insert_with_key(&store, vector, &[], tid(number), key(number.into()))
+                .expect("inserted");
         }
         bulk_delete(&store, &mut |tid| tid.block >= round * 20 && tid.block < round * 20 + 10)
             .expect("deleted");

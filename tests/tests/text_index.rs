@@ -199,7 +199,11 @@ fn a_text_is_embedded_once_when_it_changes() {
     // PostgreSQL gives every index a row that moves, and no index the row that it was.
     assert_eq!(counts("UPDATE docs SET lang = 'de' WHERE id <= 4"), 0);
     assert_eq!(counts("UPDATE docs SET lang = 'fr'; UPDATE docs SET lang = 'en'"), 0);
-    assert_eq!(counts("UPDATE docs SET body = body, lang = 'pt'"), 0, "as many programs save a row");
+    assert_eq!(
+        counts("UPDATE docs SET body = body, lang = 'pt'"),
+        0,
+        "as many programs save a row"
+    );
     assert_eq!(counts("UPDATE docs SET body = upper(body), lang = 'es' WHERE id < 3"), 2);
     assert_eq!(counts("INSERT INTO docs VALUES (40, 'the number 9', 0, 'en')"), 0);
     assert_eq!(counts("BEGIN; UPDATE docs SET lang = 'el' WHERE id = 5; ROLLBACK"), 0);

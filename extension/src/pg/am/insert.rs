@@ -2,8 +2,8 @@
 
 use super::filter::FilterColumns;
 use super::index::IndexRelation;
-use super::raise;
 use super::known::{self, SameText};
+use super::raise;
 use super::vectors::Source;
 use crate::pg::buffers::Logging;
 use crate::pg::index_am::heap_tid;
