@@ -111,7 +111,7 @@ fn a_known_source_with_other_filter_columns_is_a_node_of_its_own() {
 fn vacuum_forgets_the_sources_of_dead_rows() {
     let rows = rows(2000, 34);
     let store = filled(&rows);
-    let is_dead = |tid: HeapTid| tid.offset % 2 == 0;
+    let is_dead = |tid: HeapTid| tid.offset.is_multiple_of(2);
     for _ in 0..2 {
         bulk_delete(&store, &mut |tid| is_dead(tid)).expect("deleted");
         cleanup(&store).expect("cleaned");
