@@ -57,7 +57,7 @@ CREATE FUNCTION text_semantic_column(internal) RETURNS integer
 
 CREATE FUNCTION distilface_distance(text, text) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'distilface_distance_wrapper'
-	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 80000;
+	LANGUAGE C STABLE STRICT PARALLEL SAFE COST 80000 SUPPORT distilface_support;
 COMMENT ON FUNCTION distilface_distance(text, text) IS 'cosine distance of a passage and a query by the default model';
 
 CREATE OPERATOR <=> (
@@ -76,7 +76,7 @@ COMMENT ON FUNCTION distilface.scan_similarity(oid, tid, text, text) IS 'cosine 
 
 CREATE FUNCTION distilface_distance_undefined_first(text, text) RETURNS double precision
 	AS 'MODULE_PATHNAME', 'distilface_distance_undefined_first_wrapper'
-	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL SAFE COST 80000;
+	LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL SAFE COST 80000 SUPPORT distilface_support;
 CREATE OPERATOR <?=> (
 	LEFTARG = text, RIGHTARG = text, PROCEDURE = distilface_distance_undefined_first
 );

@@ -1,6 +1,8 @@
 //! Settings under `distilface.`, read on the main thread and passed on as values.
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::num::NonZeroUsize;
+use std::sync::OnceLock;
 
 /// What `distilface_embed` does with a blank text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -36,6 +38,7 @@ pub static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(40);
 pub static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static MAX_BATCH_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(512);
+pub static LOOK_AHEAD: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static WORKER: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static BACKFILL_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static BACKFILL_BATCH_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(16_384);
@@ -107,6 +110,14 @@ pub fn define() {
         GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
+        c"distilface.look_ahead",
+        c"Whether a statement that embeds row by row reads rows ahead to embed them in batches.",
+        c"The results are the same; off reads and embeds one row at a time.",
+        &LOOK_AHEAD,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
         c"distilface.worker",
         c"Whether a background worker embeds what waits.",
         c"Needs the library in shared_preload_libraries; CALL distilface_run() does the same work without.",
@@ -138,10 +149,11 @@ pub fn define() {
 
 /// [`THREADS`], resolved.
 pub fn threads() -> usize {
+    // Asked for every text; the answer reads files of the kernel's.
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(8);
     match usize::try_from(THREADS.get()) {
-        Ok(0) | Err(_) => {
-            std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get).min(8)
-        }
+        Ok(0) | Err(_) => *CORES.get_or_init(cores),
         Ok(threads) => threads,
     }
 }

@@ -44,6 +44,8 @@ pub extern "C-unwind" fn _PG_init() {
     pg::invalidation::install();
     pg::statement::install();
     pg::planner::install();
+    // The one that is installed last runs first: it changes what the other one looks at.
+    pg::ahead::install();
     pg::am::scan_distance::install();
     pg::worker::install();
     pg::am::explain::install();

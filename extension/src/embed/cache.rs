@@ -12,11 +12,12 @@ const MAX_TEXT: usize = 8 << 10;
 /// What an entry costs beside its text and vector.
 const ENTRY_OVERHEAD: usize = 160;
 
+/// What a vector depends on.
 #[derive(PartialEq, Eq, Hash)]
-struct Key {
-    model: ModelId,
-    input: InputKind,
-    text: Box<str>,
+pub struct Key {
+    pub model: ModelId,
+    pub input: InputKind,
+    pub text: Box<str>,
 }
 
 /// Vectors by model, prompt and text.

@@ -104,12 +104,14 @@ fn distilface_token_count_model(text: &[u8], model: &[u8]) -> i32 {
     token_count(named(model), text)
 }
 
-/// What this session has embedded: texts, tokens, and texts whose vector it remembered.
+/// What this session has embedded: texts, tokens, texts whose vector it remembered, and in how many runs.
 #[pg_extern(sql = false)]
-fn distilface_embedded()
--> TableIterator<'static, (name!(texts, i64), name!(tokens, i64), name!(remembered, i64))> {
-    let session::Activity { texts, tokens, remembered } = session::activity();
-    TableIterator::once((texts as i64, tokens as i64, remembered as i64))
+fn distilface_embedded() -> TableIterator<
+    'static,
+    (name!(texts, i64), name!(tokens, i64), name!(remembered, i64), name!(runs, i64)),
+> {
+    let session::Activity { texts, tokens, runs, remembered } = session::activity();
+    TableIterator::once((texts as i64, tokens as i64, remembered as i64, runs as i64))
 }
 
 fn embed(

@@ -1,6 +1,7 @@
 //! What a backend keeps between calls: the encoder's working memory and threads, and the cache.
 
-use super::cache::Cache;
+use super::ahead::{Ahead, Owner, Use};
+use super::cache::{Cache, Key};
 use crate::guc;
 use crate::model::registry::ModelId;
 use crate::pg::interrupts;
@@ -27,6 +28,8 @@ pub struct Activity {
     /// Texts that the encoder read, and their tokens.
     pub texts: u64,
     pub tokens: u64,
+    /// How often it was run: a batch is one run.
+    pub runs: u64,
     /// Texts whose vector was still in the cache.
     pub remembered: u64,
 }
@@ -39,6 +42,7 @@ struct Session {
     settings: Settings,
     context: Context,
     cache: Cache,
+    ahead: Ahead,
 }
 
 /// The settings that a context is made with.
@@ -51,7 +55,8 @@ struct Settings {
 thread_local! {
     static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
     static HELD_OFF: Cell<bool> = const { Cell::new(false) };
-    static ACTIVITY: Cell<Activity> = const { Cell::new(Activity { texts: 0, tokens: 0, remembered: 0 }) };
+    static ACTIVITY: Cell<Activity> =
+        const { Cell::new(Activity { texts: 0, tokens: 0, runs: 0, remembered: 0 }) };
 }
 
 /// Embeds one text; `None` for a blank one.
@@ -61,11 +66,18 @@ pub fn embed_one(
     text: &str,
     strictness: Strictness,
 ) -> Option<Rc<[f32]>> {
-    let known = with_session(|session| session.cache.get(model, input, text));
-    if known.is_some() {
-        let before = ACTIVITY.get();
-        ACTIVITY.set(Activity { remembered: before.remembered + 1, ..before });
-        return known;
+    match with_session(|session| session.recall(model, input, text)) {
+        Recalled::Remembered(vector) => {
+            let before = ACTIVITY.get();
+            ACTIVITY.set(Activity { remembered: before.remembered + 1, ..before });
+            return Some(vector);
+        }
+        Recalled::Foreseen(vector) => return Some(vector),
+        Recalled::ForeseenCut(vector) => {
+            tell_cut(model, 1, strictness);
+            return Some(vector);
+        }
+        Recalled::Unknown => {}
     }
     let embedded = run(model, input, &[text], strictness);
     let vector = embedded.vector(0).map(Rc::from);
@@ -78,6 +90,66 @@ pub fn embed_one(
         None => refuse_blank(strictness),
     }
     vector
+}
+
+/// What a session knows of a text before it is embedded.
+enum Recalled {
+    /// Embedded for an earlier call.
+    Remembered(Rc<[f32]>),
+    /// Embedded ahead, for this call.
+    Foreseen(Rc<[f32]>),
+    /// The same, and the text was cut.
+    ForeseenCut(Rc<[f32]>),
+    Unknown,
+}
+
+impl Session {
+    fn recall(&mut self, model: ModelId, input: InputKind, text: &str) -> Recalled {
+        if let Some(vector) = self.cache.get(model, input, text) {
+            return Recalled::Remembered(vector);
+        }
+        if self.ahead.is_empty() {
+            return Recalled::Unknown;
+        }
+        let Some(foreseen) = self.ahead.get(&Key { model, input, text: text.into() }) else {
+            return Recalled::Unknown;
+        };
+        foreseen.asked_for.set(true);
+        let vector = Rc::clone(&foreseen.vector);
+        if foreseen.cut {
+            return Recalled::ForeseenCut(vector);
+        }
+        self.cache.put(model, input, text, &vector);
+        Recalled::Foreseen(vector)
+    }
+}
+
+/// Embeds texts that calls will ask for, as the owner's batch. Nothing is told or refused here: the
+/// call for a text does that, as if it had embedded it.
+pub fn embed_ahead(owner: Owner, model: ModelId, input: InputKind, texts: &[String]) {
+    let mut unknown: Vec<&str> = texts.iter().map(String::as_str).collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    with_session(|session| {
+        unknown.retain(|text| session.cache.get(model, input, text).is_none());
+    });
+    if unknown.is_empty() {
+        return;
+    }
+    let Ok(embedded) = compute(model, input, &unknown) else { return };
+    with_session(|session| {
+        for (i, text) in unknown.into_iter().enumerate() {
+            if let Some(vector) = embedded.vector(i) {
+                let key = Key { model, input, text: text.into() };
+                session.ahead.put(owner, key, Rc::from(vector), embedded.is_cut(i));
+            }
+        }
+    });
+}
+
+/// Puts an owner's batch away.
+pub fn retire(owner: Owner) -> Use {
+    with_session(|session| session.ahead.retire(owner))
 }
 
 /// Embeds texts as one batch.
@@ -117,27 +189,30 @@ pub fn score(model: ModelId, query: &str, documents: &[&str]) -> Vec<Option<f32>
 }
 
 /// Runs `work` again where an interrupt that stopped it did not end the statement.
-fn until_done<T>(mut work: impl FnMut(&mut Context) -> Result<T, EncodeError>) -> T {
+fn until_done<T>(work: impl FnMut(&mut Context) -> Result<T, EncodeError>) -> T {
+    try_until_done(work).unwrap_or_else(|error| embedding_failed(&error))
+}
+
+/// As [`until_done`]; the error is none of an interrupt.
+fn try_until_done<T>(
+    mut work: impl FnMut(&mut Context) -> Result<T, EncodeError>,
+) -> Result<T, EncodeError> {
     HELD_OFF.set(false);
     loop {
         match with_session(|session| work(&mut session.context)) {
-            Ok(done) => return done,
             Err(EncodeError::Canceled) => {
                 interrupts::check();
                 // Not every interrupt ends the statement. One that PostgreSQL holds off for now
                 // must not stop the work again.
                 HELD_OFF.set(interrupts::pending());
             }
-            Err(error) => Report::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "embedding failed")
-                .detail(error.to_string())
-                .raise(),
+            done => return done,
         }
     }
 }
 
 fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness) -> Embedded {
-    let encoder = model.encoder();
-    if encoder.manifest().head.is_some() {
+    if model.manifest().head.is_some() {
         Report::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             "the model is a cross-encoder, which does not embed",
@@ -145,21 +220,40 @@ fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness)
         .hint("distilface_rerank(query, docs, model) scores pairs by it.")
         .raise()
     }
-    let embedded = until_done(|cx| encoder.embed(texts, input, cx));
+    let embedded = compute(model, input, texts).unwrap_or_else(|error| embedding_failed(&error));
+    if embedded.truncated > 0 {
+        tell_cut(model, embedded.truncated, strictness);
+    }
+    embedded
+}
+
+/// Runs the encoder, and counts what it read.
+fn compute(model: ModelId, input: InputKind, texts: &[&str]) -> Result<Embedded, EncodeError> {
+    let encoder = model.encoder();
+    let embedded = try_until_done(|cx| encoder.embed(texts, input, cx))?;
     let before = ACTIVITY.get();
     ACTIVITY.set(Activity {
         texts: before.texts + embedded.vectors().flatten().count() as u64,
         tokens: before.tokens + embedded.tokens as u64,
+        runs: before.runs + u64::from(embedded.tokens > 0),
         ..before
     });
-    if embedded.truncated > 0 {
-        match (strictness, guc::ON_OVERFLOW.get()) {
-            (_, guc::OnOverflow::silent) => {}
-            (Strictness::Settings, guc::OnOverflow::error) => refuse_overlong(model, &embedded),
-            _ => statement::count_truncated(embedded.truncated as u64),
-        }
+    Ok(embedded)
+}
+
+fn embedding_failed(error: &EncodeError) -> ! {
+    Report::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "embedding failed")
+        .detail(error.to_string())
+        .raise()
+}
+
+/// Says of so many texts of a call that they were cut, as the settings want it.
+fn tell_cut(model: ModelId, texts: usize, strictness: Strictness) {
+    match (strictness, guc::ON_OVERFLOW.get()) {
+        (_, guc::OnOverflow::silent) => {}
+        (Strictness::Settings, guc::OnOverflow::error) => refuse_overlong(model, texts),
+        _ => statement::count_truncated(texts as u64),
     }
-    embedded
 }
 
 fn refuse_blank(strictness: Strictness) {
@@ -170,13 +264,13 @@ fn refuse_blank(strictness: Strictness) {
     }
 }
 
-fn refuse_overlong(model: ModelId, embedded: &Embedded) -> ! {
+fn refuse_overlong(model: ModelId, texts: usize) -> ! {
     let max_tokens = model.encoder().manifest().max_tokens;
     Report::new(
         PgSqlErrorCode::ERRCODE_STRING_DATA_RIGHT_TRUNCATION,
         format!("text is longer than the {max_tokens} tokens that the model reads"),
     )
-    .detail(format!("Too long: {} of the call's texts.", embedded.truncated))
+    .detail(format!("Too long: {texts} of the call's texts."))
     .hint("Split the text, or set distilface.on_overflow to warn. distilface_token_count(text) tells its length.")
     .raise()
 }
@@ -190,6 +284,7 @@ fn with_session<T>(work: impl FnOnce(&mut Session) -> T) -> T {
             context: settings.context(),
             settings: Settings::current(),
             cache: Cache::new(),
+            ahead: Ahead::default(),
         });
         if session.settings != settings {
             session.context = settings.context();

@@ -103,6 +103,26 @@ pub fn default_model() -> ModelId {
     model
 }
 
+/// The model that calls without a model use, where this user's call has opened it already. Looks
+/// nothing up and raises nothing.
+pub fn opened_default() -> Option<ModelId> {
+    let user = roles::current();
+    with_registry(|registry| registry.default.get(&user).copied()).filter(|model| model.is_open())
+}
+
+/// The same for a model by its name.
+pub fn opened_by_name(name: &str) -> Option<ModelId> {
+    let key = (roles::current(), name.to_owned());
+    with_registry(|registry| registry.names.get(&key).copied()).filter(|model| model.is_open())
+}
+
+/// The same for a model by its revision.
+pub fn opened_by_revision(revision: &str) -> Option<ModelId> {
+    let place =
+        with_registry(|registry| registry.opened.iter().position(|m| m.revision == revision));
+    place.map(ModelId).filter(|model| model.is_open())
+}
+
 /// The name that an alias stands for.
 pub fn alias(alias: &str) -> Option<String> {
     table::find(c"model_alias", c"model_alias_pkey", &[1], &[Key::Text(alias)], |row| {
@@ -206,6 +226,10 @@ fn remember(revision: &str, sha256: String) -> ModelId {
 impl ModelId {
     fn opened(self) -> &'static Opened {
         with_registry(|registry| registry.opened[self.0])
+    }
+
+    fn is_open(self) -> bool {
+        self.opened().encoder.get().is_some()
     }
 
     /// The model's entry in the library, if it is one of the library's.

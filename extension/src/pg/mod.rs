@@ -8,6 +8,7 @@
 //!   `std::thread::panicking()` first.
 
 pub mod acting;
+pub mod ahead;
 pub mod am;
 pub mod array;
 pub mod bm25;
@@ -30,6 +31,7 @@ pub mod roles;
 pub mod statement;
 pub mod table;
 pub mod text;
+pub mod tree;
 pub mod trigger;
 pub mod varlena;
 pub mod worker;

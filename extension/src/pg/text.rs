@@ -46,6 +46,16 @@ pub fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
+/// [`to_utf8`] where nothing has to be converted and no error can be raised.
+pub fn if_utf8(bytes: &[u8]) -> Option<&str> {
+    // SAFETY: reads a setting of the connected database.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
+    let ascii = pg_sys::pg_enc::PG_SQL_ASCII as i32;
+    let is_utf8 = encoding == utf8 || encoding == ascii || bytes.is_ascii();
+    is_utf8.then(|| std::str::from_utf8(bytes).ok()).flatten()
+}
+
 /// Text in the database's encoding, the inverse of [`to_utf8`].
 ///
 /// # Errors

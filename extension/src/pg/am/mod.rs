@@ -17,7 +17,7 @@ mod cost;
 pub mod explain;
 mod filter;
 mod heapcheck;
-mod index;
+pub mod index;
 mod insert;
 pub mod inspect;
 mod known;

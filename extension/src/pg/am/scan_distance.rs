@@ -20,6 +20,7 @@ use crate::pg::index_am::heap_tid;
 use crate::pg::list::elements;
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
+use crate::pg::tree::{self, copy};
 use crate::pg::varlena::Plain;
 use distilface_core::encoder::InputKind;
 use distilface_core::vector::Metric;
@@ -307,7 +308,7 @@ impl Order {
             let row = pg_sys::makeVar(self.table as c_int, ctid, pg_sys::TIDOID, -1, none, 0);
             let mut args = pg_sys::lappend(std::ptr::null_mut(), index.cast());
             for arg in [row.cast(), copy(self.passage), copy(self.query)] {
-                args = pg_sys::lappend(args, arg);
+                args = pg_sys::lappend(args, arg.cast());
             }
             let form = pg_sys::CoercionForm::COERCE_EXPLICIT_CALL;
             Some(pg_sys::makeFuncExpr(function, result, args, none, none, form))
@@ -480,44 +481,6 @@ unsafe fn column(plan: &pg_sys::Plan, at: i16) -> Option<*mut pg_sys::Expr> {
 
 /// A copy of an expression or a list of them, with what [`Place::instead_of`] says.
 unsafe fn replace(node: *mut pg_sys::Node, place: &mut Place<'_>) -> *mut pg_sys::Node {
-    // SAFETY: the caller's node of a finished plan; the place outlives the walk.
-    unsafe { mutator(node, (&raw mut *place).cast()) }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn mutator(
-    node: *mut pg_sys::Node,
-    place: *mut c_void,
-) -> *mut pg_sys::Node {
-    // SAFETY: called by [`replace`] and by PostgreSQL's walk with what that passes along.
-    unsafe {
-        if node.is_null() {
-            return node;
-        }
-        match (*place.cast::<Place<'_>>()).instead_of(node) {
-            Some(other) => other,
-            None => descend(node, place),
-        }
-    }
-}
-
-#[cfg(feature = "pg15")]
-unsafe fn descend(node: *mut pg_sys::Node, place: *mut c_void) -> *mut pg_sys::Node {
-    // SAFETY: PostgreSQL 15 declares the callback without its arguments and calls it with these two.
-    unsafe {
-        let callback: unsafe extern "C-unwind" fn() -> *mut pg_sys::Node =
-            std::mem::transmute(mutator as *const ());
-        pg_sys::expression_tree_mutator(node, Some(callback), place)
-    }
-}
-
-#[cfg(not(feature = "pg15"))]
-unsafe fn descend(node: *mut pg_sys::Node, place: *mut c_void) -> *mut pg_sys::Node {
-    // SAFETY: the caller's arguments.
-    unsafe { pg_sys::expression_tree_mutator_impl(node, Some(mutator), place) }
-}
-
-unsafe fn copy(node: *mut pg_sys::Node) -> *mut c_void {
-    // SAFETY: the caller's node.
-    unsafe { pg_sys::copyObjectImpl(node.cast()) }
+    // SAFETY: the caller's node of a finished plan.
+    unsafe { tree::replace(node, &mut |node| place.instead_of(node)) }
 }
