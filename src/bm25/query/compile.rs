@@ -370,13 +370,14 @@ impl Lowering {
     }
 
     /// A query for any of the terms, one clause each: tantivy ends early only where no clause has
-    /// clauses of its own.
+    /// clauses of its own. It is told that none has to match, which means the same where there are no
+    /// others; a single clause that has to match would become an AND of one, which never ends early.
     fn union(&self, terms: &[AnyOf]) -> BooleanQuery {
         let clauses = terms.iter().map(|AnyOf { column, text, boost }| {
             let query = TermQuery::new(self.term(*column, text), IndexRecordOption::WithFreqs);
             (TantivyOccur::Should, boosted(Box::new(query), *boost))
         });
-        BooleanQuery::new(clauses.collect())
+        BooleanQuery::with_minimum_required_clauses(clauses.collect(), 0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The promises of the index, on stores in memory and with faults.
 
+mod early_end;
 mod faults;
 mod interleaved;
 mod scores;

@@ -5,7 +5,6 @@ use super::super::{
     Together, Unranked, View, bulk_delete, insert, merge, set_constants, tokenize,
 };
 use super::{BODY, built, inserted, number, params, random, search, size, sound, texts, tid};
-use crate::page::MemoryStore;
 use rand::Rng;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,14 +15,14 @@ use tantivy::schema::{STORED, Schema, TEXT, Value};
 use tantivy::{Index, TantivyDocument};
 
 /// BM25 by the formula, over all documents, with lengths of one byte as tantivy has them.
-struct BruteForce {
+pub(super) struct BruteForce {
     docs: Vec<HashMap<String, f32>>,
     lengths: Vec<f32>,
     average: f32,
 }
 
 impl BruteForce {
-    fn new(texts: &[String]) -> Self {
+    pub(super) fn new(texts: &[String]) -> Self {
         let mut docs = Vec::new();
         let (mut lengths, mut total) = (Vec::new(), 0);
         for text in texts {
@@ -47,7 +46,7 @@ impl BruteForce {
     }
 
     /// Scores of the documents that have any of the terms, best first.
-    fn search(&self, terms: &[&str], k1: f32, b: f32) -> Vec<(u32, f32)> {
+    pub(super) fn search(&self, terms: &[&str], k1: f32, b: f32) -> Vec<(u32, f32)> {
         let idfs: Vec<f32> = terms.iter().map(|term| self.idf(term)).collect();
         let mut scores = Vec::new();
         for (doc, counts) in self.docs.iter().enumerate() {
@@ -66,7 +65,7 @@ impl BruteForce {
 }
 
 /// Same documents and scores, up to rounding; equal scores may stand in any order.
-fn assert_same(got: &[(u32, f32)], all: &[(u32, f32)], k: usize, context: &str) {
+pub(super) fn assert_same(got: &[(u32, f32)], all: &[(u32, f32)], k: usize, context: &str) {
     assert_eq!(got.len(), all.len().min(k), "{context}");
     let scores: HashMap<u32, f32> = all.iter().copied().collect();
     let mut seen = HashSet::new();
@@ -176,111 +175,6 @@ fn top_k_equals_brute_force_on_random_corpora() {
             let context = format!("seed {seed}, {terms:?}, k {k}, k1 {k1}, b {b}");
             assert_same(&search(&store, &terms.join(" "), k), &all, k, &context);
             assert_same(&search(&store2, &terms.join(" "), k), &all, k, &context);
-        }
-    }
-}
-
-#[test]
-fn segments_of_different_average_lengths_lose_no_row() {
-    // One segment of short texts, one of long ones: each block's maximum was computed at another
-    // average than the index's.
-    let mut random = random(77);
-    let short: Vec<String> = (0..2000).map(|_| super::text(&mut random, 3, 20)).collect();
-    let long: Vec<String> = (0..2000)
-        .map(|_| {
-            let words = random.random_range(100..300);
-            super::text(&mut random, words, 20)
-        })
-        .collect();
-    let all: Vec<String> = short.iter().chain(&long).cloned().collect();
-    let store = built(&short, &params());
-    for (at, text) in all.iter().enumerate().skip(short.len()) {
-        insert(&store, &[Some(text)], tid(at as u32)).expect("inserts");
-    }
-    let brute = BruteForce::new(&all);
-    for terms in [&["w0"][..], &["w0", "w1"], &["w19"], &["w5", "w10", "w15"]] {
-        let expected = brute.search(terms, 1.2, 0.75);
-        for k in [1, 10, 100] {
-            assert_same(&search(&store, &terms.join(" "), k), &expected, k, &format!("{terms:?}"));
-        }
-    }
-}
-
-#[test]
-fn a_block_whose_best_row_depends_on_the_average_length_is_not_skipped() {
-    // The block's stored maximum is that of "t y": the best score at its own segment's average length,
-    // 6. At the index's, 246, the long row scores more, and more than the row that comes first.
-    let filler = |words: usize| "y ".repeat(words);
-    let mut texts: Vec<String> = (0..400).map(|_| filler(400)).collect();
-    texts[7] = format!("{}{}", "t ".repeat(10), filler(390));
-    let store = inserted(&texts, &params());
-    merge(&store, MergeExtent::Everything).expect("merges");
-    texts.extend((0..256).map(|_| format!("t {}", filler(5))));
-    texts[450] = "t y".to_owned();
-    texts[460] = format!("{}{}", "t ".repeat(6), filler(54));
-    for (at, text) in texts.iter().enumerate().skip(400) {
-        insert(&store, &[Some(text)], tid(at as u32)).expect("inserts");
-    }
-    merge(&store, MergeExtent::Pending).expect("merges");
-    let view = View::open(Arc::clone(&store), 0).expect("opens");
-    assert_eq!(view.shape(), (2, 0), "each part is a segment");
-    let all = BruteForce::new(&texts).search(&["t"], 1.2, 0.75);
-    assert_eq!((all[0].0, all[1].0), (460, 7));
-    assert_same(&search(&store, "t", 1), &all, 1, "the long row");
-}
-
-/// The ten best rows, and how many were scored for it.
-fn first_ten(store: &Arc<MemoryStore>, query: &str) -> (Vec<(u32, f32)>, u64) {
-    let view = Arc::new(View::open(Arc::clone(store), 1 << 20).expect("opens"));
-    let query = Query::parse(query).expect("parses");
-    let prepared = Prepared::new(&view, &query, BODY).expect("compiles");
-    let mut scan = RankedScan::new(Arc::clone(&view), &prepared, 10, None).expect("starts");
-    let mut hits = Vec::new();
-    while let Some(hit) = scan.next().expect("goes on") {
-        hits.push((number(hit.tid), hit.score));
-        if hits.len() == 10 {
-            break;
-        }
-    }
-    (hits, scan.scored())
-}
-
-#[test]
-fn a_search_ends_early_and_loses_no_row_with_any_constants() {
-    let texts = texts(31, size(8000, 100_000) as u32);
-    let brute = BruteForce::new(&texts);
-    let whole = built(&texts, &params());
-    // Three segments and a pending list of about the same average length.
-    let parts = built(&texts[..texts.len() / 2], &params());
-    for (at, text) in texts.iter().enumerate().skip(texts.len() / 2) {
-        insert(&parts, &[Some(text)], tid(at as u32)).expect("inserts");
-        if at == texts.len() / 4 * 3 {
-            merge(&parts, MergeExtent::Pending).expect("merges");
-        }
-    }
-    // With the most that may be scored, a share of the matches: far constants bound little.
-    let constants = [
-        (1.2, 0.75, 0.05),
-        (0.9, 0.4, 0.5),
-        (2.0, 0.75, 0.2),
-        (1.2, 0.0, 0.5),
-        (1.2, 1.0, 1.0),
-        (0.0, 0.5, 1.0),
-        (10.0, 0.1, 1.0),
-    ];
-    for (k1, b, most) in constants {
-        for store in [&whole, &parts] {
-            set_constants(&**store, k1, b).expect("valid constants");
-            let (mut scored, mut matches) = (0, 0);
-            for terms in [&["w0"][..], &["w1"], &["w0", "w60"], &["w2", "w30", "w90", "w150"]] {
-                let all = brute.search(terms, k1, b);
-                let (hits, looked_at) = first_ten(store, &terms.join(" "));
-                assert_same(&hits, &all, 10, &format!("{terms:?}, k1 {k1}, b {b}"));
-                scored += looked_at;
-                matches += all.len() as u64;
-            }
-            let share = scored as f64 / matches as f64;
-            assert!(share <= most, "k1 {k1}, b {b}: {scored} of {matches} scored");
         }
     }
 }
