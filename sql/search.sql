@@ -60,35 +60,44 @@ BEGIN
 END
 $$;
 
--- The first valid index of an access method on a table: its columns in key order, and of the first
--- column the type and the operator that orders by it.
+-- The first valid index of an access method on a table, of those with one of the columns if any has: its
+-- columns in key order, and of the first column the type and the operator that orders by it. Nulls
+-- where there is none. In PL/pgSQL with generic plans, which are kept: a function in SQL plans at each call.
 CREATE FUNCTION distilface.search_index(target regclass, am text, columns text[],
 	OUT index regclass, OUT keys text[], OUT key_type regtype, OUT operator text)
 	RETURNS record
-	LANGUAGE sql STABLE PARALLEL SAFE
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
+	SET plan_cache_mode = force_generic_plan
 AS $$
-	SELECT i.indexrelid::regclass,
-		ARRAY(SELECT a.attname::text FROM unnest(i.indkey::smallint[]) WITH ORDINALITY k(attnum, place)
-			JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-			WHERE k.place <= i.indnkeyatts ORDER BY k.place),
-		(SELECT a.atttypid::regtype FROM pg_attribute a
-			WHERE a.attrelid = i.indrelid AND a.attnum = i.indkey[0]),
-		(SELECT format('OPERATOR(%I.%s)', n.nspname, p.oprname)
-			FROM pg_opclass c
-			JOIN pg_amop o ON o.amopfamily = c.opcfamily AND o.amoppurpose = 'o'
-			JOIN pg_operator p ON p.oid = o.amopopr
-			JOIN pg_namespace n ON n.oid = p.oprnamespace
-			WHERE c.oid = i.indclass[0] ORDER BY o.amopstrategy LIMIT 1)
-	FROM pg_index i
-	JOIN pg_class r ON r.oid = i.indexrelid
-	JOIN pg_am m ON m.oid = r.relam
-	WHERE i.indrelid = target AND m.amname = am AND i.indisvalid AND i.indpred IS NULL
-		AND i.indkey[0] <> 0
-		AND (columns IS NULL OR EXISTS (SELECT FROM pg_attribute a
-			WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::smallint[])
-				AND a.attname = ANY (columns)))
-	ORDER BY i.indexrelid LIMIT 1
+DECLARE
+	numbers smallint[];
+	class oid;
+BEGIN
+	SELECT i.indexrelid, (i.indkey::smallint[])[0:i.indnkeyatts - 1], i.indclass[0] INTO index, numbers, class
+		FROM pg_index i
+		JOIN pg_class r ON r.oid = i.indexrelid
+		JOIN pg_am m ON m.oid = r.relam
+		WHERE i.indrelid = target AND m.amname = am AND i.indisvalid AND i.indpred IS NULL
+			AND i.indkey[0] <> 0
+			AND (columns IS NULL OR EXISTS (SELECT FROM pg_attribute a
+				WHERE a.attrelid = target AND a.attnum = ANY (i.indkey::smallint[])
+					AND a.attname = ANY (columns)))
+		ORDER BY i.indexrelid LIMIT 1;
+	IF index IS NULL THEN
+		RETURN;
+	END IF;
+	keys := ARRAY(SELECT a.attname::text FROM unnest(numbers) WITH ORDINALITY k(attnum, place)
+		JOIN pg_attribute a ON a.attrelid = target AND a.attnum = k.attnum ORDER BY k.place);
+	SELECT a.atttypid INTO key_type FROM pg_attribute a
+		WHERE a.attrelid = target AND a.attnum = numbers[1];
+	SELECT format('OPERATOR(%I.%s)', n.nspname, p.oprname) INTO operator
+		FROM pg_opclass c
+		JOIN pg_amop o ON o.amopfamily = c.opcfamily AND o.amoppurpose = 'o'
+		JOIN pg_operator p ON p.oid = o.amopopr
+		JOIN pg_namespace n ON n.oid = p.oprnamespace
+		WHERE c.oid = class ORDER BY o.amopstrategy LIMIT 1;
+END
 $$;
 
 -- A column's name as the query language writes it: what is no letter, digit or underscore escaped.
@@ -106,10 +115,10 @@ CREATE FUNCTION distilface_search_sql("table" regclass, query text, k integer DE
 	RETURNS text
 	LANGUAGE plpgsql STABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
+	SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-	own CONSTANT text := (SELECT quote_ident(n.nspname) FROM pg_extension e
-		JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'distilface');
+	own CONSTANT text := '@extschema@';
 	semantic_index regclass;
 	semantic_keys text[];
 	semantic_type regtype;
@@ -167,12 +176,15 @@ BEGIN
 	kept := greatest(k, candidates, CASE WHEN rerank IS NOT NULL THEN rerank_depth END);
 
 	IF mode <> 'lexical' THEN
-		-- The columns name texts; an embedding's column has another name.
 		SELECT i.index, i.keys, i.key_type, i.operator
 			INTO semantic_index, semantic_keys, semantic_type, semantic_operator
-			FROM unnest(ARRAY[true, false]) named,
-				distilface.search_index("table", 'distilface_hnsw', CASE WHEN named THEN columns END) i
-			WHERE i.index IS NOT NULL ORDER BY named DESC LIMIT 1;
+			FROM distilface.search_index("table", 'distilface_hnsw', columns) i;
+		-- The columns name texts; an embedding's column has another name.
+		IF semantic_index IS NULL AND columns IS NOT NULL THEN
+			SELECT i.index, i.keys, i.key_type, i.operator
+				INTO semantic_index, semantic_keys, semantic_type, semantic_operator
+				FROM distilface.search_index("table", 'distilface_hnsw', NULL) i;
+		END IF;
 	END IF;
 	IF mode <> 'semantic' THEN
 		SELECT i.index, i.keys INTO lexical_index, lexical_keys
@@ -202,7 +214,7 @@ BEGIN
 			kept);
 	END IF;
 	IF mode <> 'semantic' AND lexical_index IS NOT NULL THEN
-		EXECUTE format('SELECT %s.distilface_query($1, $2)', own) INTO words USING query, lexical_keys;
+		words := @extschema@.distilface_query(query, lexical_keys);
 		lexical_columns := ARRAY(SELECT c FROM unnest(lexical_keys) c
 			WHERE columns IS NULL OR c = ANY (columns));
 		asked := CASE
@@ -216,8 +228,10 @@ BEGIN
 			concat_ws(' AND ', format('t.%I OPERATOR(%s.@@@) %L::text', lexical_columns[1], own, asked),
 				condition),
 			kept);
-		EXECUTE format('SELECT ARRAY(SELECT i.text_configs[array_position(i.columns, c)] FROM unnest($2) WITH ORDINALITY u(c, place) ORDER BY place) FROM %s.distilface_bm25_info(coalesce((SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf LIMIT 1), $1)) i', own)
-			INTO configs USING lexical_index, lexical_columns;
+		configs := (SELECT ARRAY(SELECT i.text_configs[array_position(i.columns, c)]
+				FROM unnest(lexical_columns) WITH ORDINALITY u(c, place) ORDER BY place)
+			FROM @extschema@.distilface_bm25_info(coalesce((SELECT p.relid FROM pg_partition_tree(lexical_index) p
+				WHERE p.isleaf LIMIT 1), lexical_index)) i);
 		snippets := ARRAY(SELECT format('%s.distilface_highlight(t.%I, %L, %L, max_chars => 200)',
 				own, c, words, coalesce(configs[place], 'simple'))
 			FROM unnest(lexical_columns) WITH ORDINALITY u(c, place) ORDER BY place);
@@ -293,20 +307,13 @@ CREATE FUNCTION distilface_search("table" regclass, query text, k integer DEFAUL
 	LANGUAGE plpgsql STABLE ROWS 10
 	SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	own CONSTANT text := (SELECT quote_ident(n.nspname) FROM pg_extension e
-		JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'distilface');
-	statement text;
 BEGIN
 	-- Nothing is like nothing, and no word is in it.
 	IF query IS NULL OR query ~ '^\s*$' THEN
 		RETURN;
 	END IF;
-	EXECUTE format('SELECT %s.distilface_search_sql($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)', own)
-		INTO statement
-		USING "table", query, k, mode, columns, filter, weights, rrf_k, candidates, fusion, rerank,
-			rerank_depth;
-	RETURN QUERY EXECUTE statement;
+	RETURN QUERY EXECUTE @extschema@.distilface_search_sql("table", query, k, mode, columns, filter, weights,
+		rrf_k, candidates, fusion, rerank, rerank_depth);
 END
 $$;
 COMMENT ON FUNCTION distilface_search(regclass, text, integer, text, text[], jsonb, real[], integer, integer, text, text, integer)
