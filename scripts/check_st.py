@@ -1,7 +1,7 @@
 """Whether sentence-transformers loads what distilface-train writes, and gives the same vectors.
 
-For every pooling: all-MiniLM-L6-v2 imported under it, loaded unchanged by sentence-transformers, and embedded by
-both in f32. Ends with a `target` line for each; exits with 1 where a cosine is below 0.99999.
+For every pooling, and for one that weighs its tokens: all-MiniLM-L6-v2 imported under it, loaded unchanged by
+sentence-transformers, and embedded by both in f32. Ends with a `target` line for each; exits with 1 where a cosine is below 0.99999.
 """
 
 import json
@@ -25,13 +25,16 @@ TEXTS = [
 ]
 short = False
 with tempfile.TemporaryDirectory() as place:
-    for pooling in ("cls", "mean", "mean-first-last", "mean-last2", "mean-last4"):
+    for pooling in ("cls", "mean", "mean-first-last", "mean-last2", "mean-last4", "weighted"):
         model = f"{place}/{pooling}"
-        subprocess.run(
-            [TOOL, "import", SOURCE, "--out", model, "--pooling", pooling, "--max-tokens", "256"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        # The weighted one is made of the plain mean, from the frequencies in the texts below.
+        command = [TOOL, "import", SOURCE, "--out", model, "--pooling", pooling, "--max-tokens", "256"]
+        if pooling == "weighted":
+            with open(f"{place}/texts.txt", "w") as f:
+                f.writelines(text.strip() + "\n" for text in TEXTS)
+            command = [TOOL, "average", f"{place}/mean=1", "--out", model, "--first-state", "0.5"]
+            command += ["--sif", "0.0003", "--texts", f"{place}/texts.txt", "--full-weights"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         theirs = SentenceTransformer(model, device="cpu").encode(TEXTS, normalize_embeddings=True)
         ours = subprocess.run(
             [TOOL, "embed", model, "--precision", "f32"],

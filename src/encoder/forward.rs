@@ -30,6 +30,8 @@ pub(crate) struct Stopped;
 pub(crate) struct Pass<'a> {
     pub weights: &'a Weights<'a>,
     pub pooling: Pooling,
+    /// What each id counts in the mean, where they do not count alike.
+    pub token_weights: Option<&'a [f32]>,
     pub kernel: Kernel,
     /// Added to the embeddings of a pair's second text.
     pub second_text: Option<&'a [f32]>,
@@ -107,8 +109,9 @@ impl Pass<'_> {
         }
         stages.layer_norm(x, &embeddings.norm, d, act, stride);
         let lengths = texts.clone().map(|t| batch.text(t).len());
-        let mut pool = Pool::new(self.pooling, d, out);
-        pool.add(0, x, lengths.clone());
+        let ids = texts.clone().map(|t| batch.text(t));
+        let mut pool = Pool::new(self.pooling, self.token_weights, d, out);
+        pool.add(0, x, ids.clone());
 
         for index in 0..d.layers {
             check()?;
@@ -140,7 +143,7 @@ impl Pass<'_> {
                 }
             }
             stages.layer_norm(x, &layer.output_norm, d, act, stride);
-            pool.add(index + 1, x, lengths.clone());
+            pool.add(index + 1, x, ids.clone());
         }
         Ok(())
     }

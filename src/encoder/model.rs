@@ -33,6 +33,7 @@ pub struct Encoder<'m> {
     normalization: Normalization,
     kernel: Kernel,
     second_text: Option<&'m [f32]>,
+    token_weights: Option<&'m [f32]>,
 }
 
 impl<'m> Encoder<'m> {
@@ -42,7 +43,14 @@ impl<'m> Encoder<'m> {
         pooling: Pooling,
         normalization: Normalization,
     ) -> Encoder<'m> {
-        Encoder { weights, pooling, normalization, kernel: Kernel::best(), second_text: None }
+        Encoder {
+            weights,
+            pooling,
+            normalization,
+            kernel: Kernel::best(),
+            second_text: None,
+            token_weights: None,
+        }
     }
 
     /// The same on another kernel, if the CPU has it.
@@ -53,6 +61,18 @@ impl<'m> Encoder<'m> {
     /// The same, for pairs whose second text has this added to its embeddings.
     pub(crate) fn with_second_text(self, added: &'m [f32]) -> Encoder<'m> {
         Encoder { second_text: Some(added), ..self }
+    }
+
+    /// The same, its mean weighing each token by the weight of its id; there is one above 0 for
+    /// every id, as [`check_token_weights`](crate::model::check_token_weights) asks.
+    pub fn with_token_weights(self, weights: &'m [f32]) -> Encoder<'m> {
+        assert_eq!(weights.len(), self.weights.vocab_size(), "a weight for every id");
+        Encoder { token_weights: Some(weights), ..self }
+    }
+
+    /// What each id counts in the mean, where they do not count alike.
+    pub fn token_weights(&self) -> Option<&'m [f32]> {
+        self.token_weights
     }
 
     /// What it runs on.
@@ -131,6 +151,7 @@ impl<'m> Encoder<'m> {
             let pass = Pass {
                 weights: &self.weights,
                 pooling: self.pooling,
+                token_weights: self.token_weights,
                 kernel: self.kernel,
                 second_text: self.second_text,
             };

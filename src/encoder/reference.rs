@@ -5,7 +5,7 @@
 //! `max_batch_tokens` padded tokens at a time; with a limit of 1 every text goes alone, without
 //! padding. Weights are the unpacked f32 ones.
 
-use super::pool::{l2_normalize, share};
+use super::pool::{l2_normalize, share, total_weight};
 use super::{EncodeError, Normalization, SentenceEncoder, TokenBatch};
 use crate::model::{Config, ModelError, Pooling, Tensors};
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
@@ -29,6 +29,7 @@ pub struct Reference {
     config: Config,
     pooling: Pooling,
     normalization: Normalization,
+    token_weights: Option<Vec<f32>>,
     words: Tensor,
     positions: Tensor,
     norm: Affine,
@@ -71,8 +72,10 @@ impl Reference {
         let manifest = model.manifest();
         let normalization =
             if manifest.normalize { Normalization::L2 } else { Normalization::None };
-        let weights = model.encoder().weights();
-        Reference::new(&manifest.encoder, weights, manifest.pooling, normalization, device)
+        let (weights, pooling) = (model.encoder().weights(), manifest.pooling);
+        let new = Reference::new(&manifest.encoder, weights, pooling, normalization, device)?;
+        let token_weights = model.encoder().token_weights().map(<[f32]>::to_vec);
+        Ok(Reference { token_weights, ..new })
     }
 
     /// Copies the tensors to `device`.
@@ -118,6 +121,7 @@ impl Reference {
             config: config.clone(),
             pooling,
             normalization,
+            token_weights: None,
             words: load("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?,
             positions: load(
                 "embeddings.position_embeddings.weight",
@@ -177,7 +181,10 @@ impl Reference {
             let text = batch.text(text);
             ids[i * longest..][..text.len()].copy_from_slice(text);
             mask[i * longest..][..text.len()].fill(0.0);
-            mean[i * longest..][..text.len()].fill(1.0 / text.len() as f32);
+            let factor = 1.0 / total_weight(self.token_weights.as_deref(), text);
+            for (mean, &id) in mean[i * longest..].iter_mut().zip(text) {
+                *mean = self.token_weights.as_ref().map_or(factor, |all| factor * all[id as usize]);
+            }
         }
         if self.pooling == Pooling::Cls {
             (0..count * longest).for_each(|i| mean[i] = f32::from(i % longest == 0));

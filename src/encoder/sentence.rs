@@ -6,8 +6,8 @@ use super::model::{Encoder, Normalization};
 use super::weights::{Weights, pack_weights};
 use super::{EncodeError, Kernel, TokenBatch};
 use crate::model::{
-    HEAD, MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, Tensors, VOCABULARY,
-    WEIGHTS,
+    HEAD, MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, TOKEN_WEIGHTS, Tensors,
+    VOCABULARY, WEIGHTS, check_token_weights,
 };
 use crate::text::Tokenizer;
 
@@ -125,6 +125,14 @@ impl<'m> SentenceEncoder<'m> {
         let normalization =
             if manifest.normalize { Normalization::L2 } else { Normalization::None };
         let mut encoder = Encoder::new(weights, manifest.pooling, normalization);
+        if manifest.token_weights {
+            let values = packed.section(TOKEN_WEIGHTS)?;
+            let Ok(values) = bytemuck::try_cast_slice(values) else {
+                return bad("token weights of 4 bytes", format!("{} bytes", values.len()));
+            };
+            check_token_weights(values, manifest.encoder.vocab_size)?;
+            encoder = encoder.with_token_weights(values);
+        }
         let head = match manifest.head {
             None => None,
             Some(head) => {
@@ -300,6 +308,9 @@ pub fn pack_model_with(directory: &ModelDir, tensors: &dyn Tensors) -> Result<Ve
     writer.section(VOCABULARY, directory.vocab_blob()?);
     let weights = pack_weights(&manifest.encoder, tensors, manifest.precision)?;
     writer.section(WEIGHTS, weights);
+    if let Some(weights) = directory.token_weights() {
+        writer.section(TOKEN_WEIGHTS, bytemuck::cast_slice(weights).to_vec());
+    }
     if manifest.head.is_some() {
         writer.section(HEAD, pack_head(manifest.encoder.hidden, tensors)?);
     }

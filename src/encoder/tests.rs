@@ -195,8 +195,10 @@ fn vectors_are_the_same_bits_in_any_company_in(precision: Precision) {
     let config = small();
     let (block, len) = pack_as(&config, 1, precision);
     let weights = Weights::from_bytes(block.bytes(len)).expect("it opens");
+    let counts: Vec<f32> = (0..100u8).map(|id| f32::from(id % 9 + 1) / 9.0).collect();
     for kernel in kernels() {
-        let encoder = Encoder::new(weights, Pooling::Mean, Normalization::L2);
+        let encoder = Encoder::new(weights, Pooling::MeanFirstLast, Normalization::L2);
+        let encoder = encoder.with_token_weights(&counts);
         let encoder = encoder.with_kernel(kernel).expect("available");
         let mut rng = StdRng::seed_from_u64(2);
         let longest = if kernel == Kernel::Portable { 40 } else { 200 };
@@ -216,6 +218,36 @@ fn vectors_are_the_same_bits_in_any_company_in(precision: Precision) {
             for (vector, &pick) in vectors.chunks(config.hidden).zip(&picks) {
                 assert_eq!(vector, alone[pick], "{}, text {pick} of {picks:?}", kernel.name());
             }
+        }
+    }
+}
+
+#[test]
+fn a_weighted_mean_counts_each_token_by_its_weight() {
+    let config = small();
+    let (block, len) = pack(&config, 8);
+    let weights = Weights::from_bytes(block.bytes(len)).expect("it opens");
+    // The vector of two tokens, not normalized, with these weights.
+    let pair = |pooling, counted: Option<(f32, f32)>| {
+        let mut counts = vec![1.0; 100];
+        let mut encoder = Encoder::new(weights, pooling, Normalization::None);
+        if let Some((first, second)) = counted {
+            (counts[3], counts[70]) = (first, second);
+            encoder = encoder.with_token_weights(&counts);
+        }
+        encoder.encode(&batch(&[vec![3, 70]]), &mut Context::new(1)).expect("in range")
+    };
+    for pooling in [Pooling::Mean, Pooling::MeanFirstLast, Pooling::MeanLast2, Pooling::MeanLast4] {
+        let even = pair(pooling, None);
+        assert_eq!(pair(pooling, Some((1.0, 1.0))), even, "{pooling:?}");
+        // From (a + b) / 2 and (a + 3 b) / 4 follow both, and so any other mean.
+        let uneven = pair(pooling, Some((1.0, 3.0)));
+        let other = pair(pooling, Some((5.0, 2.0)));
+        for ((even, uneven), got) in even.iter().zip(uneven).zip(other) {
+            let b = 2.0 * uneven - even;
+            let a = 2.0 * even - b;
+            let expected = (5.0 * a + 2.0 * b) / 7.0;
+            assert!((got - expected).abs() < 1e-4, "{pooling:?}: {got}, not {expected}");
         }
     }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::safetensors::{Header, MAX_HEADER, read_header};
 use super::{
     Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, Precision, SafeTensors,
-    TOKENIZER_FILE, Tensors, WEIGHTS_FILE, head_tensors,
+    TOKEN_WEIGHTS_FILE, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, check_token_weights, head_tensors,
 };
 use crate::text::{TokenizerSpec, compile_vocab};
 
@@ -22,6 +22,7 @@ pub struct ModelDir {
     manifest: Manifest,
     tokenizer: TokenizerSpec,
     weights: SafeTensors,
+    token_weights: Option<Vec<f32>>,
 }
 
 impl ModelDir {
@@ -67,12 +68,17 @@ impl ModelDir {
         check_sha256(&manifest, WEIGHTS_FILE, &weights)?;
         let weights = SafeTensors::from_bytes(weights)?;
 
+        let mut token_weights = None;
         for file in manifest.files.keys() {
             if file != WEIGHTS_FILE && file != TOKENIZER_FILE {
-                check_sha256(&manifest, file, &read_file(&directory.join(file), MAX_SIDE_FILE)?)?;
+                let bytes = read_file(&directory.join(file), MAX_SIDE_FILE)?;
+                check_sha256(&manifest, file, &bytes)?;
+                if file == TOKEN_WEIGHTS_FILE && manifest.token_weights {
+                    token_weights = Some(read_token_weights(bytes, rows)?);
+                }
             }
         }
-        Ok(ModelDir { manifest, tokenizer, weights })
+        Ok(ModelDir { manifest, tokenizer, weights, token_weights })
     }
 
     /// A directory that was never written; the manifest was made for these parts.
@@ -84,7 +90,8 @@ impl ModelDir {
         tokenizer: TokenizerSpec,
         weights: Vec<u8>,
     ) -> Result<ModelDir, ModelError> {
-        Ok(ModelDir { manifest, tokenizer, weights: SafeTensors::from_bytes(weights)? })
+        let weights = SafeTensors::from_bytes(weights)?;
+        Ok(ModelDir { manifest, tokenizer, weights, token_weights: None })
     }
 
     /// The model's description.
@@ -95,6 +102,11 @@ impl ModelDir {
     /// The tokenizer, not compiled.
     pub fn tokenizer(&self) -> &TokenizerSpec {
         &self.tokenizer
+    }
+
+    /// What each token id counts in the mean, where they do not count alike.
+    pub fn token_weights(&self) -> Option<&[f32]> {
+        self.token_weights.as_deref()
     }
 
     /// The same model, to be packed for another precision, which makes it another revision.
@@ -117,6 +129,14 @@ impl Tensors for ModelDir {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
         self.weights.tensor(name, shape)
     }
+}
+
+/// The weights of `rows` token ids, from the file that sentence-transformers reads too.
+fn read_token_weights(bytes: Vec<u8>, rows: usize) -> Result<Vec<f32>, ModelError> {
+    let file = SafeTensors::from_bytes(bytes)?;
+    let weights = file.tensor("emb_layer.weight", &[rows, 1])?.into_owned();
+    check_token_weights(&weights, rows)?;
+    Ok(weights)
 }
 
 /// Reads a file of at most `limit` bytes.

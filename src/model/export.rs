@@ -13,8 +13,8 @@ use super::directory::io;
 use super::safetensors::write_safetensors_of;
 use super::{
     Config, Head, MANIFEST_FILE, MANIFEST_FORMAT, Manifest, ModelError, NamedTensor, Pooling,
-    Precision, Prompts, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, WeightsType, head_tensors,
-    write_safetensors_as,
+    Precision, Prompts, TOKEN_WEIGHTS_FILE, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, WeightsType,
+    check_token_weights, head_tensors, write_safetensors_as,
 };
 use crate::text::TokenizerSpec;
 
@@ -33,6 +33,8 @@ pub struct NewModel {
     pub max_tokens: usize,
     /// How token states become a vector.
     pub pooling: Pooling,
+    /// What each token id counts in the mean; all alike where absent.
+    pub token_weights: Option<Vec<f32>>,
     /// Whether vectors are scaled to length 1.
     pub normalize: bool,
     /// Prompts by role.
@@ -50,7 +52,8 @@ pub struct NewModel {
 /// Writes `directory`, which must not be there yet or be empty, and gives its manifest.
 ///
 /// # Errors
-/// [`ModelError::Io`]; and what [`Manifest::check`] and the tensors' source refuse.
+/// [`ModelError::Io`]; and what [`Manifest::check`], [`check_token_weights`] and the tensors' source
+/// refuse.
 pub fn write_directory(
     directory: &Path,
     model: &NewModel,
@@ -87,6 +90,9 @@ pub(super) fn directory_files(
     model: &NewModel,
     tensors: &dyn Tensors,
 ) -> Result<(Manifest, Files), ModelError> {
+    if let Some(weights) = &model.token_weights {
+        check_token_weights(weights, model.config.vocab_size)?;
+    }
     let mut files = side_files(model);
     files.push((WEIGHTS_FILE.to_owned(), weights(model, tensors)?));
     let sha256 = |bytes: &[u8]| super::hex(&Sha256::digest(bytes));
@@ -102,6 +108,7 @@ pub(super) fn directory_files(
         head: model.head,
         max_tokens: model.max_tokens,
         pooling: model.pooling,
+        token_weights: model.token_weights.is_some(),
         normalize: model.normalize,
         prompts: model.prompts.clone(),
         lowercase: model.tokenizer.lowercase,
@@ -157,6 +164,9 @@ fn side_files(model: &NewModel) -> Files {
     let mut kinds = vec![("", "Transformer")];
     if mixes_layers {
         kinds.push(("1_WeightedLayerPooling", "WeightedLayerPooling"));
+    }
+    if model.token_weights.is_some() {
+        kinds.push(("1_WordWeights", "WordWeights"));
     }
     kinds.push((POOLING_DIRECTORY, "Pooling"));
     if model.normalize {
@@ -237,14 +247,27 @@ fn side_files(model: &NewModel) -> Files {
             "num_hidden_layers": config.layers,
         });
         files.push(("1_WeightedLayerPooling/config.json".to_owned(), pretty(settings)));
-        let shape = vec![weights.len()];
-        let weights =
-            NamedTensor { name: "layer_weights".to_owned(), shape, values: weights.into() };
-        let bytes = write_safetensors_as(&[weights], WeightsType::F32)
-            .expect("the shape is the values' length");
+        let bytes = one_tensor("layer_weights", vec![weights.len()], weights);
         files.push(("1_WeightedLayerPooling/model.safetensors".to_owned(), bytes));
     }
+    if let Some(weights) = &model.token_weights {
+        // sentence-transformers takes the weights by word from the settings; we read the file beside.
+        let mut vocab = tokenizer.vocab.clone();
+        vocab.extend((vocab.len()..weights.len()).map(|id| format!("[unused row {id}]")));
+        let by_word: serde_json::Map<_, _> =
+            vocab.iter().cloned().zip(weights.iter().map(|&weight| weight.into())).collect();
+        let settings =
+            json!({ "vocab": vocab, "word_weights": by_word, "unknown_word_weight": 1.0 });
+        files.push(("1_WordWeights/config.json".to_owned(), pretty(settings)));
+        let bytes = one_tensor("emb_layer.weight", vec![weights.len(), 1], weights.clone());
+        files.push((TOKEN_WEIGHTS_FILE.to_owned(), bytes));
+    }
     files
+}
+
+fn one_tensor(name: &str, shape: Vec<usize>, values: Vec<f32>) -> Vec<u8> {
+    let tensor = NamedTensor { name: name.to_owned(), shape, values: values.into() };
+    write_safetensors_as(&[tensor], WeightsType::F32).expect("the shape is the values' length")
 }
 
 fn write_files(directory: &Path, files: &[(String, Vec<u8>)]) -> Result<(), ModelError> {

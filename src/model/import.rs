@@ -160,6 +160,7 @@ fn read_source(
         head,
         max_tokens,
         pooling: layout.pooling,
+        token_weights: None,
         normalize: layout.normalize,
         prompts,
         precision: options.precision,

@@ -1,6 +1,6 @@
 //! `distilface.json`: what a model is, beyond its tensors.
 //!
-//! The *revision* is the sha256 that stands for everything a vector depends on: the weights file,
+//! The *revision* is the sha256 that stands for everything a vector depends on: the weights files,
 //! the tokenizer file, the encoder's sizes, pooling, normalization, prompts, the length at which
 //! text is cut, and the precision. Name and report are not in it. Two models with one revision
 //! give the same vectors; indexes remember the revision that filled them.
@@ -18,6 +18,8 @@ pub const MANIFEST_FILE: &str = "distilface.json";
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// The tokenizer's file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The file of a weighted mean's token weights, a module of sentence-transformers.
+pub const TOKEN_WEIGHTS_FILE: &str = "1_WordWeights/model.safetensors";
 /// Version of the manifest that this code writes and reads.
 pub const MANIFEST_FORMAT: u32 = 1;
 /// Longest manifest, in bytes.
@@ -106,6 +108,9 @@ pub struct Manifest {
     pub max_tokens: usize,
     /// How token states become a vector.
     pub pooling: Pooling,
+    /// Whether the mean weighs its tokens by the weights of [`TOKEN_WEIGHTS_FILE`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub token_weights: bool,
     /// Whether vectors are scaled to length 1.
     pub normalize: bool,
     /// Prompts; empty ones change nothing.
@@ -171,6 +176,10 @@ impl Manifest {
             let expected = "cls and no normalization, as a cross-encoder has".to_owned();
             return Err(wrong("pooling", expected, self.pooling.as_str()));
         }
+        if self.token_weights && self.pooling == Pooling::Cls {
+            let expected = "a mean, to weigh its tokens".to_owned();
+            return Err(wrong("pooling", expected, self.pooling.as_str()));
+        }
         let ascending = self.matryoshka_dims.is_sorted_by(|a, b| a < b);
         let in_range = self.matryoshka_dims.iter().all(|dims| (1..self.dimensions).contains(dims));
         if !ascending || !in_range || self.matryoshka_dims.len() > MAX_DIMS {
@@ -198,7 +207,8 @@ impl Manifest {
             }
             check_sha256("files", sha256)?;
         }
-        for file in [WEIGHTS_FILE, TOKENIZER_FILE] {
+        let token_weights = self.token_weights.then_some(TOKEN_WEIGHTS_FILE);
+        for file in [WEIGHTS_FILE, TOKENIZER_FILE].into_iter().chain(token_weights) {
             if !self.files.contains_key(file) {
                 return Err(wrong("files", format!("a sha256 of {file}"), "none"));
             }
@@ -241,8 +251,17 @@ impl Manifest {
             file(TOKENIZER_FILE),
         );
         let head = self.head.map_or(String::new(), |head| format!("head {head:?}\n"));
-        super::hex(&Sha256::digest(format!("{described}{head}").as_bytes()))
+        let token_weights = match self.token_weights {
+            true => format!("token_weights {}\n", file(TOKEN_WEIGHTS_FILE)),
+            false => String::new(),
+        };
+        super::hex(&Sha256::digest(format!("{described}{head}{token_weights}").as_bytes()))
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde calls it so.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Checks a model's name: what SQL, file systems and URLs all take unquoted.

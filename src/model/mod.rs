@@ -31,9 +31,11 @@ pub use export::{NewModel, write_directory};
 pub use import::{ImportOptions, import, open_any};
 pub use manifest::{
     Head, HeadActivation, MANIFEST_FILE, MANIFEST_FORMAT, MAX_MANIFEST, Manifest, Precision,
-    Prompts, Score, TOKENIZER_FILE, WEIGHTS_FILE, check_name,
+    Prompts, Score, TOKEN_WEIGHTS_FILE, TOKENIZER_FILE, WEIGHTS_FILE, check_name,
 };
-pub use packed::{HEAD, MANIFEST, Packed, PackedWriter, SECTION_ALIGN, Tag, VOCABULARY, WEIGHTS};
+pub use packed::{
+    HEAD, MANIFEST, Packed, PackedWriter, SECTION_ALIGN, TOKEN_WEIGHTS, Tag, VOCABULARY, WEIGHTS,
+};
 pub use safetensors::{
     DType, NamedTensor, SafeTensors, TensorView, WeightsType, write_safetensors,
     write_safetensors_as,
@@ -195,6 +197,27 @@ impl Pooling {
     }
 }
 
+/// The bounds of a token's weight in a mean: what can be summed up and divided by.
+const TOKEN_WEIGHT_RANGE: std::ops::RangeInclusive<f32> = 1e-6..=1e6;
+
+/// Checks that there is a weight between 1e-6 and 1e6 for each of `vocab_size` ids.
+///
+/// # Errors
+/// [`ModelError::TokenWeights`]
+pub fn check_token_weights(weights: &[f32], vocab_size: usize) -> Result<(), ModelError> {
+    let wrong = |got| {
+        let expected = format!("{vocab_size} values of 1e-6 to 1e6");
+        Err(ModelError::TokenWeights { expected, got })
+    };
+    if weights.len() != vocab_size {
+        return wrong(format!("{} values", weights.len()));
+    }
+    match weights.iter().position(|weight| !TOKEN_WEIGHT_RANGE.contains(weight)) {
+        Some(id) => wrong(format!("{} for id {id}", weights[id])),
+        None => Ok(()),
+    }
+}
+
 /// An encoder's weights by name, as f32 in row-major order, under DistilBERT's names without
 /// prefix: `embeddings.word_embeddings.weight`, `embeddings.position_embeddings.weight`,
 /// `embeddings.LayerNorm.{weight,bias}` and for every layer N
@@ -217,6 +240,9 @@ pub enum ModelError {
     /// A tensor holds NaN or infinity.
     #[error("tensor \"{name}\" has a value that is not finite at index {index}")]
     NotFinite { name: String, index: usize },
+    /// The weights of tokens in the mean cannot be used.
+    #[error("token weights: expected {expected}, got {got}")]
+    TokenWeights { expected: String, got: String },
     /// The packed form is damaged or of another version.
     #[error("packed model: expected {expected}, got {got}")]
     Packed { expected: &'static str, got: String },

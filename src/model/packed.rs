@@ -30,7 +30,8 @@ pub const MANIFEST: Tag = *b"MANI";
 pub const VOCABULARY: Tag = *b"VOCA";
 /// The weights, in the layout that the encoder reads.
 pub const WEIGHTS: Tag = *b"WGHT";
-
+/// What each token id counts in a weighted mean: f32, one for each.
+pub const TOKEN_WEIGHTS: Tag = *b"TWGT";
 /// A cross-encoder's head: its tensors in the order of `head_tensors`, f32 end to end.
 pub const HEAD: Tag = *b"HEAD";
 

@@ -71,7 +71,7 @@ impl Exact {
     pub fn open(path: &Path, threads: Option<usize>) -> Result<Exact, Error> {
         let directory = ModelDir::open(path)?;
         let manifest = directory.manifest().clone();
-        let network = Network::new(&manifest.encoder, manifest.pooling, Products::F32, &directory)?;
+        let network = Network::new(&directory, None, Products::F32)?;
         let engine = Engine::new(threads_or_all(threads), PASS_TOKENS, 0);
         Ok(Exact { vocabulary: directory.vocab_blob()?, manifest, network, engine })
     }

@@ -10,6 +10,9 @@ use distilface_core::model::ModelError;
 pub enum Error {
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A base or teacher that cannot be trained with.
+    #[error("{path}: {source}")]
+    Base { path: String, source: ModelError },
     #[error("embedding: {0}")]
     Encode(#[from] EncodeError),
     #[error("{path}: {source}")]

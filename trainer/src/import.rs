@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use distilface_core::encoder::pack_model;
-use distilface_core::model::{self, ImportOptions, ModelDir, Pooling, Precision};
+use distilface_core::model::{self, ImportOptions, ModelDir, ModelError, Pooling, Precision};
 
 use crate::PACKED_FILE;
 use crate::error::Error;
@@ -110,6 +110,23 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
     std::fs::write(&path, &packed).map_err(|source| Error::io(&path, source))?;
     println!("  {} written, {:.1} MB", path.display(), packed.len() as f64 / 1e6);
     Ok(())
+}
+
+/// A model to train from, average or learn from: a directory of ours, or another's as it lies.
+///
+/// # Errors
+/// [`Error::Base`] for what cannot be imported, and for a cross-encoder.
+pub fn open_base(path: &Path) -> Result<ModelDir, Error> {
+    let wrong = |source| Error::Base { path: path.display().to_string(), source };
+    let base = model::open_any(path, &ImportOptions::default(), &mut |_| {}).map_err(wrong)?;
+    if base.manifest().head.is_some() {
+        return Err(wrong(ModelError::Unsupported {
+            part: "architecture",
+            expected: "a sentence encoder",
+            got: "a cross-encoder".to_owned(),
+        }));
+    }
+    Ok(base)
 }
 
 fn import(source: &Path, out: &Path, options: &ImportOptions) -> Result<(), Error> {

@@ -3,7 +3,7 @@ use distilface_core::model::Pooling;
 
 use super::*;
 use crate::net::tests::{DROPOUT, Fixture, relative_error};
-use crate::net::{Laid, Tape};
+use crate::net::{Laid, Network, Tape};
 
 fn tensor(fixture: &Fixture, name: &str, shape: (usize, usize)) -> Tensor {
     Tensor::from_vec(fixture.floats(name), shape, &Device::Cpu).expect("the fixture's shape")
@@ -12,8 +12,12 @@ fn tensor(fixture: &Fixture, name: &str, shape: (usize, usize)) -> Tensor {
 /// Runs the fixture's network with its dropout masks, the loss on top, and compares loss and every
 /// weight's gradient with PyTorch's.
 fn assert_equals_pytorch(name: &str, pooling: Pooling, loss: impl Fn(&Tensor) -> Result<Tensor>) {
+    network_equals_pytorch(name, &Fixture::open().network(pooling), loss);
+}
+
+fn network_equals_pytorch(name: &str, network: &Network, loss: impl Fn(&Tensor) -> Result<Tensor>) {
     let fixture = Fixture::open();
-    let (network, texts) = (fixture.network(pooling), fixture.texts());
+    let texts = fixture.texts();
     let mut tape = Tape::default();
     let pooled = network.forward(&Laid::default(), &texts, Some(&DROPOUT), Some(&mut tape));
     let pooled = Tensor::from_vec(pooled, (texts.len(), 16), &Device::Cpu).expect("a row a text");
@@ -98,6 +102,15 @@ fn matryoshka_prefixes_equal_pytorch() {
         matryoshka(x, &[8, 4], |x| {
             info_nce(&rows(x, 0, 3)?, &rows(x, 3, 3)?, None, 0.05, Direction::Forward)
         })
+    });
+}
+
+#[test]
+fn weighted_tokens_equal_pytorch() {
+    let mut network = Fixture::open().network(Pooling::MeanFirstLast);
+    network.token_weights = Some((0..40u8).map(|id| f32::from(id % 7 + 1) / 8.0).collect());
+    network_equals_pytorch("weighted", &network, |x| {
+        info_nce(&rows(x, 0, 3)?, &rows(x, 3, 3)?, None, 0.05, Direction::Forward)
     });
 }
 

@@ -1,12 +1,11 @@
 //! The backward pass.
 
-use distilface_core::model::Pooling;
 use distilface_core::training::{
     AttentionShape, Into, Matrix, add, attention_backward, multiply, product, sum_rows,
 };
 
 use super::forward::{Layer, Norm, Tape};
-use super::{Dropout, Laid, LayerPlaces, Linear, Network, Pair, Texts};
+use super::{Dropout, Laid, LayerPlaces, Linear, Network, Pair, Texts, row_factors};
 
 impl Network {
     /// Adds the gradients of all weights but the embedding rows to `dense`, which starts at
@@ -149,11 +148,10 @@ impl Network {
         let Some(share) = self.share(state) else { return };
         let hidden = self.hidden();
         for (span, pooled) in texts.spans().zip(pooled.chunks_exact(hidden)) {
-            let (rows, factor) = match self.pooling {
-                Pooling::Cls => (span.start * hidden..(span.start + 1) * hidden, share),
-                _ => (span.start * hidden..span.end * hidden, share / span.len() as f32),
-            };
-            for row in grad[rows].chunks_exact_mut(hidden) {
+            let rows = grad[span.start * hidden..].chunks_exact_mut(hidden);
+            let ids = &texts.ids[span];
+            let factors = row_factors(self.pooling, self.token_weights.as_deref(), ids, share);
+            for (row, factor) in rows.zip(factors) {
                 for (grad, pooled) in row.iter_mut().zip(pooled) {
                     *grad += factor * pooled;
                 }

@@ -1,12 +1,11 @@
 //! The forward pass.
 
-use distilface_core::model::Pooling;
 use distilface_core::training::{
     AttentionShape, DropoutKey, Into, LayerNorm, Matrix, add, add_bias, attention, dropout, gelu,
     product,
 };
 
-use super::{Dropout, Laid, LayerPlaces, Linear, Network, Pair, Texts};
+use super::{Dropout, Laid, LayerPlaces, Linear, Network, Pair, Texts, row_factors};
 
 /// What a pass leaves for its derivative.
 #[derive(Default)]
@@ -143,11 +142,10 @@ impl Network {
         let Some(share) = self.share(state) else { return };
         let hidden = self.hidden();
         for (span, pooled) in texts.spans().zip(pooled.chunks_exact_mut(hidden)) {
-            let (rows, factor) = match self.pooling {
-                Pooling::Cls => (&x[span.start * hidden..][..hidden], share),
-                _ => (&x[span.start * hidden..span.end * hidden], share / span.len() as f32),
-            };
-            for row in rows.chunks_exact(hidden) {
+            let rows = x[span.start * hidden..].chunks_exact(hidden);
+            let ids = &texts.ids[span];
+            let factors = row_factors(self.pooling, self.token_weights.as_deref(), ids, share);
+            for (row, factor) in rows.zip(factors) {
                 for (pooled, x) in pooled.iter_mut().zip(row) {
                     *pooled += factor * x;
                 }

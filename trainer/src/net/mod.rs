@@ -20,8 +20,10 @@ pub(crate) mod tests;
 use std::borrow::Cow;
 use std::ops::Range;
 
-use distilface_core::model::{Config, ModelError, Pooling, Tensors};
+use distilface_core::model::{Config, ModelDir, ModelError, Pooling, Tensors};
 use distilface_core::training::{Matrix, Packed, Products};
+
+use crate::error::Error;
 
 pub use forward::Tape;
 
@@ -30,6 +32,8 @@ pub use forward::Tape;
 pub struct Network {
     pub config: Config,
     pub pooling: Pooling,
+    /// What each token id counts in the mean; all alike where absent. Not trained.
+    pub token_weights: Option<Vec<f32>>,
     pub products: Products,
     /// All tensors end to end.
     pub weights: Vec<f32>,
@@ -166,21 +170,32 @@ impl Places {
 }
 
 impl Network {
-    /// Takes the weights of a model.
+    /// Takes the weights of a model, to be pooled its way or another.
     ///
     /// # Errors
-    /// What the tensors' source refuses.
+    /// A tensor that is missing or not finite; another pooling than a mean where the model weighs
+    /// its tokens.
     pub fn new(
-        config: &Config,
-        pooling: Pooling,
+        model: &ModelDir,
+        pooling: Option<Pooling>,
         products: Products,
-        tensors: &dyn Tensors,
-    ) -> Result<Network, ModelError> {
+    ) -> Result<Network, Error> {
+        let manifest = model.manifest();
+        let (config, pooling) = (&manifest.encoder, pooling.unwrap_or(manifest.pooling));
+        let token_weights = model.token_weights().map(<[f32]>::to_vec);
+        if token_weights.is_some() && pooling == Pooling::Cls {
+            return Err(Error::Recipe {
+                field: "pooling".to_owned(),
+                expected: "a mean, as the model weighs its tokens",
+                got: pooling.as_str().to_owned(),
+            });
+        }
         let mut weights = Vec::with_capacity(config.parameters());
         for (name, shape) in config.tensors() {
-            weights.extend_from_slice(&tensors.tensor(&name, &shape)?);
+            weights.extend_from_slice(&model.tensor(&name, &shape)?);
         }
-        Ok(Network::from_weights(config, pooling, products, weights))
+        let network = Network::from_weights(config, pooling, products, weights);
+        Ok(Network { token_weights, ..network })
     }
 
     /// Takes weights in the order of [`Config::tensors`].
@@ -192,12 +207,13 @@ impl Network {
     ) -> Network {
         assert_eq!(weights.len(), config.parameters(), "as many weights as the sizes say");
         let places = Places::new(config);
-        Network { config: config.clone(), pooling, products, weights, places }
+        let config = config.clone();
+        Network { config, pooling, token_weights: None, products, weights, places }
     }
 
     /// The same encoder with other weights.
     pub fn with_weights(&self, weights: Vec<f32>) -> Network {
-        Network::from_weights(&self.config, self.pooling, self.products, weights)
+        self.like(&self.config, weights)
     }
 
     /// A shallower network that starts with some of this one's layers (DistilBERT's way).
@@ -209,7 +225,13 @@ impl Network {
         for layer in layers {
             weights.extend_from_slice(&self.weights[first + layer * size..][..size]);
         }
-        Network::from_weights(&config, self.pooling, self.products, weights)
+        self.like(&config, weights)
+    }
+
+    /// Other weights, pooled alike.
+    fn like(&self, config: &Config, weights: Vec<f32>) -> Network {
+        let network = Network::from_weights(config, self.pooling, self.products, weights);
+        Network { token_weights: self.token_weights.clone(), ..network }
     }
 
     /// Scales what the last layer gives.
@@ -289,6 +311,23 @@ impl Network {
             Pooling::MeanLast4 => last(4),
         }
     }
+}
+
+/// The factor of each of a text's rows in its vector, where the state's share is `share`.
+fn row_factors<'n>(
+    pooling: Pooling,
+    token_weights: Option<&'n [f32]>,
+    ids: &'n [u32],
+    share: f32,
+) -> impl Iterator<Item = f32> + 'n {
+    let (rows, total) = match (pooling, token_weights) {
+        (Pooling::Cls, _) => (1, 1.0),
+        (_, None) => (ids.len(), ids.len() as f32),
+        (_, Some(all)) => (ids.len(), ids.iter().map(|id| all[*id as usize]).sum()),
+    };
+    let factor = share / total;
+    let factor = move |id: &u32| token_weights.map_or(factor, |all| factor * all[*id as usize]);
+    ids[..rows].iter().map(factor)
 }
 
 impl Tensors for Network {

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use distilface_core::model::{ModelDir, Pooling};
 use distilface_core::training::Products;
 
-use super::output;
+use super::{output, sif};
 use crate::card;
 use crate::error::Error;
+use crate::import::open_base;
 use crate::net::Network;
 
 #[derive(clap::Args)]
@@ -26,6 +27,15 @@ pub struct AverageArguments {
     /// by mean; the result by mean-first-last, its last layer norm scaled)
     #[arg(long, value_name = "WEIGHT")]
     first_state: Option<f32>,
+    /// Weigh tokens in the mean by A / (A + their share of the tokens of --texts)
+    #[arg(long, value_name = "A", requires = "texts")]
+    sif: Option<f64>,
+    /// Texts for --sif (text, TSV, JSONL, with .gz; Parquet)
+    #[arg(long, value_name = "FILE", requires = "sif")]
+    texts: Option<PathBuf>,
+    /// Take only rows of --texts with one of these in the first column
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "texts")]
+    only: Option<Vec<String>>,
     /// Write the weights in f32 instead of bfloat16
     #[arg(long)]
     full_weights: bool,
@@ -54,16 +64,19 @@ pub fn average(arguments: AverageArguments) -> Result<(), Error> {
     let mut parts = Vec::new();
     let mut sum: Option<(Network, ModelDir)> = None;
     for (path, share) in &arguments.models {
-        let model = ModelDir::open(path)?;
+        let model = open_base(path)?;
         let manifest = model.manifest();
         parts.push((manifest.name.clone(), *share));
-        let mut own = Network::new(&manifest.encoder, manifest.pooling, Products::F32, &model)?;
+        let mut own = Network::new(&model, None, Products::F32)?;
         own.weights.iter_mut().for_each(|x| *x *= share);
         match &mut sum {
             None => sum = Some((own, model)),
             Some((sum, first)) => {
                 if sum.config != own.config || first.tokenizer().vocab != model.tokenizer().vocab {
                     return Err(Error::missing(path, "the first model's sizes and vocabulary"));
+                }
+                if sum.pooling != own.pooling || sum.token_weights != own.token_weights {
+                    return Err(Error::missing(path, "the first model's pooling"));
                 }
                 sum.weights.iter_mut().zip(&own.weights).for_each(|(sum, own)| *sum += own);
             }
@@ -72,6 +85,9 @@ pub fn average(arguments: AverageArguments) -> Result<(), Error> {
     if let Some((mut network, first)) = sum {
         if let Some(weight) = arguments.first_state {
             network = with_first_state(network, weight)?;
+        }
+        if let (Some(a), Some(texts)) = (arguments.sif, arguments.texts) {
+            network = sif::weigh(network, &first, a, texts, arguments.only)?;
         }
         let out = &arguments.out;
         let form = output::Form {

@@ -2,7 +2,8 @@
 //! several runs made into one model.
 //!
 //! `config` is the recipe, `batch` what a step sees, `engine` the passes on threads, `optimizer`
-//! the step, `pca` a teacher's reduction, `memory` whether it all fits, `checkpoint` what outlives a kill, `run` the loop, `output` the model directory.
+//! the step, `pca` a teacher's reduction, `sif` tokens' weights in a mean, `memory` whether it all fits,
+//! `checkpoint` what outlives a kill, `run` the loop, `output` the model directory.
 
 mod average;
 mod batch;
@@ -15,15 +16,14 @@ mod optimizer;
 pub mod output;
 mod pca;
 mod run;
+mod sif;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
-use distilface_core::model::ModelDir;
-
 use crate::error::Error;
-use crate::import::{PoolingArgument, beside};
+use crate::import::{PoolingArgument, beside, open_base};
 use config::{Preset, RunConfig};
 use run::Run;
 
@@ -144,7 +144,7 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
             println!("  the first malformed lines: {:?}", read.malformed_lines);
         }
     }
-    let base = ModelDir::open(&config.base)?;
+    let base = open_base(&config.base)?;
     let name = Some(config.name.clone()).filter(|name| !name.is_empty());
     let form = output::Form { dims: config.dims.clone(), full_weights: arguments.full_weights };
     let written = output::write(&arguments.out, name, &base, &trained.network, &form)?;

@@ -50,6 +50,7 @@ pub fn write(
         head: None,
         max_tokens: like.max_tokens,
         pooling: network.pooling,
+        token_weights: network.token_weights.clone(),
         normalize: like.normalize,
         prompts: like.prompts.clone(),
         precision: like.precision,

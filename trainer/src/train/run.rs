@@ -23,6 +23,7 @@ use super::optimizer::{Optimizer, rate};
 use super::pca::principal_directions;
 use crate::data::{Order, Read, Source};
 use crate::error::Error;
+use crate::import::open_base;
 use crate::net::{Dropout, Network};
 
 /// Files of a run's directory.
@@ -88,7 +89,7 @@ impl<'a> Run<'a> {
     pub fn open(config: &'a RunConfig, directory: &'a Path) -> Result<Run<'a>, Error> {
         config.check()?;
         std::fs::create_dir_all(directory).map_err(|e| Error::io(directory, e))?;
-        let base = ModelDir::open(&config.base)?;
+        let base = open_base(&config.base)?;
         let vocabulary = base.vocab_blob()?;
         let mut network = open_network(config, &base)?;
         if !config.layers.is_empty() {
@@ -132,7 +133,7 @@ impl<'a> Run<'a> {
             let mut order = Order::new(source.len(), mix(config.seed ^ mix(at as u64)));
             let mut teachers = Vec::new();
             for path in &own.teachers {
-                let teacher = ModelDir::open(path)?;
+                let teacher = open_base(path)?;
                 let network = open_network(config, &teacher)?;
                 taught += network.weights.len();
                 teachers.push((network, teacher));
@@ -498,13 +499,11 @@ fn teach(
 }
 
 fn open_network(config: &RunConfig, directory: &ModelDir) -> Result<Network, Error> {
-    let manifest = directory.manifest();
-    let pooling = config.pooling.unwrap_or(manifest.pooling);
     let products = match config.precision {
         TrainPrecision::F32 => Products::F32,
         TrainPrecision::Bf16 => Products::Bf16,
     };
-    Ok(Network::new(&manifest.encoder, pooling, products, directory)?)
+    Network::new(directory, config.pooling, products)
 }
 
 fn add_extra(

@@ -2,14 +2,17 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use distilface_core::model::{
-    Config, ModelError, NewModel, Pooling, Precision, Prompts, Tensors, WeightsType,
+    Config, ModelDir, ModelError, NewModel, Pooling, Precision, Prompts, Tensors, WeightsType,
     write_directory,
 };
 use distilface_core::text::TokenizerSpec;
-use distilface_core::training::mix;
+use distilface_core::training::{Products, mix};
+use distilface_tests::TinyModel;
 
 use super::config::{Kind, Loss, Mix, Projection, RunConfig, SourceConfig};
 use super::run::{CHECKPOINT, METRICS, Run};
+use super::{output, sif};
+use crate::net::Network;
 
 /// Weights that look random, layer norms near 1.
 struct Random;
@@ -57,9 +60,10 @@ impl Place {
             head: None,
             max_tokens: 16,
             pooling: Pooling::MeanLast2,
+            token_weights: None,
             normalize: true,
             prompts: Prompts::default(),
-            precision: Precision::F32,
+            precision: Precision::Bf16,
             source: None,
             tokenizer,
             weights: WeightsType::F32,
@@ -215,4 +219,67 @@ fn a_wider_teacher_is_reduced_by_principal_directions_and_nothing_is_learned_bes
     Run::open(&config, &place.0.join("equal")).expect("equal widths need no projection");
     config.sources[0].loss = Loss::Similarity;
     assert!(config.check().is_err(), "nothing to project in a loss of similarities");
+}
+
+/// Weights of tokens are counted in a file, written, read back, trained with and handed on.
+#[test]
+fn tokens_weigh_by_their_frequency_from_the_count_to_the_result() {
+    let place = Place::new("sif");
+    let mut config = place.recipe();
+    let base = ModelDir::open(&config.base).expect("it opens");
+    let network = Network::new(&base, None, Products::F32).expect("all tensors");
+    let texts = place.0.join("counted.tsv");
+    std::fs::write(&texts, "in\tw1 w1 w1\nin\tw1 w2\nout\tw3 w3 w3 w3\nin\tw1 w2\n")
+        .expect("it is written");
+    let only = Some(vec!["in".to_owned()]);
+    // One of the three texts is there twice and counts once: four of w1, one of w2.
+    let weighed = sif::weigh(network, &base, 0.05, texts, only).expect("a mean");
+    let weights = weighed.token_weights.clone().expect("they are there");
+    let vocabulary = &base.tokenizer().vocab;
+    let of = |word: &str| weights[vocabulary.iter().position(|w| w == word).expect("a word")];
+    let total = (5 + vocabulary.len()) as f32;
+    for (word, count) in [("w1", 4.0), ("w2", 1.0), ("w3", 0.0), ("[CLS]", 0.0)] {
+        let expected = 0.05 / (0.05 + (count + 1.0) / total);
+        assert!((of(word) - expected).abs() < 1e-6, "{word}: {} not {expected}", of(word));
+    }
+    let first = place.0.join("first");
+    output::write(&first, None, &base, &weighed, &output::Form::default()).expect("it is written");
+    assert_eq!(ModelDir::open(&first).expect("it opens").token_weights(), Some(&weights[..]));
+
+    config.base = first.clone();
+    config.sources.truncate(1);
+    let directory = place.0.join("run");
+    let run = Run::open(&config, &directory).expect("the recipe is sound");
+    let trained = run.run().expect("it trains").network;
+    assert_eq!(trained.token_weights.as_deref(), Some(&weights[..]));
+    assert_ne!(trained.weights, weighed.weights);
+    config.pooling = Some(Pooling::Cls);
+    let refused = Run::open(&config, &place.0.join("cls")).err().expect("it is refused");
+    assert!(refused.to_string().contains("weighs its tokens"), "{refused}");
+}
+
+#[test]
+fn a_directory_of_hugging_face_is_a_base_and_another_architecture_is_named() {
+    let place = Place::new("base");
+    let bert = TinyModel::default().write(&place.0);
+    let texts = place.0.join("words.txt");
+    std::fs::write(&texts, "the cat\na river\nthe bread\na house\n").expect("it is written");
+    let source = SourceConfig { batch: 4, ..SourceConfig::new(texts, Kind::Sentences) };
+    let config = RunConfig { base: bert, steps: 1, sources: vec![source], ..RunConfig::default() };
+    let weights = train(&config, place.0.join("run"));
+    assert!(weights.iter().all(|weight| weight.is_finite()));
+
+    let refused = |base: PathBuf| {
+        let config = RunConfig { base, ..config.clone() };
+        Run::open(&config, &place.0.join("refused")).err().expect("it is refused").to_string()
+    };
+    let gpt = place.0.join("gpt");
+    std::fs::create_dir(&gpt).expect("a new directory");
+    std::fs::write(gpt.join("config.json"), r#"{"model_type": "gpt2"}"#).expect("it is written");
+    let said = refused(gpt.clone());
+    let expected = "unsupported model_type: expected bert or distilbert, got gpt2";
+    assert_eq!(said, format!("{}: {expected}", gpt.display()));
+    let cross = TinyModel { head: true, seed: 3, ..TinyModel::default() }.write(&place.0);
+    let said = refused(cross);
+    assert!(said.ends_with("expected a sentence encoder, got a cross-encoder"), "{said}");
 }
