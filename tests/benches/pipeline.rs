@@ -235,7 +235,7 @@ struct Packed {
 impl Packed {
     fn read() -> Packed {
         let models = checkout().join("models");
-        let list = fs::read_to_string(models.join("builtin.txt")).expect("`make model` makes it");
+        let list = fs::read_to_string(models.join("builtin.txt")).expect("it is in the repository");
         let name = list.lines().find(|line| !line.starts_with('#')).expect("there is a model");
         let file = fs::read(models.join(name).join("model.packed")).expect("`make model` packs it");
         let mut bytes = vec![0; file.len() + 64];

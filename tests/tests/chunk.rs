@@ -2,7 +2,7 @@
 
 use distilface_tests::{Cluster, words};
 
-const MODEL: &str = "all-minilm-l6-v2";
+const MODEL: &str = "distilface-small";
 
 /// Sentences of words, paragraphs of sentences, some of it beyond ASCII.
 fn article(sentences: u64) -> String {

@@ -2,7 +2,7 @@
 
 use distilface_tests::{Cluster, Session, TinyModel};
 
-const MODEL: &str = "all-minilm-l6-v2";
+const MODEL: &str = "distilface-small";
 const NODE: &str = "Custom Scan (Distilface Embed)";
 const ROWS: u64 = 300;
 
@@ -61,7 +61,7 @@ fn every_statement_is_embedded_in_batches(cluster: &Cluster) {
     for statement in [
         "SELECT id, distilface_embed(body) FROM docs ORDER BY id",
         "SELECT id, distilface_embed(upper(lang) || ': ' || body) FROM docs ORDER BY id",
-        "SELECT id, distilface_embed(coalesce(NULL, body)::varchar, 'all-minilm-l6-v2')::embedding(384) FROM docs ORDER BY id",
+        "SELECT id, distilface_embed(coalesce(NULL, body)::varchar, 'distilface-small')::embedding(384) FROM docs ORDER BY id",
         "SELECT id, distilface_embed_query(body), (SELECT count(*) FROM low) FROM docs ORDER BY id",
         "SELECT id, e FROM notes ORDER BY id",
         "SELECT id, e FROM filled() ORDER BY id",

@@ -111,7 +111,7 @@ fn a_plain_role_gets_at_no_model_that_is_not_granted() {
         "42704"
     );
     assert_eq!(
-        loader.error("SELECT distilface_model_grant('all-minilm-l6-v2', 'plain')").code.code(),
+        loader.error("SELECT distilface_model_grant('distilface-small', 'plain')").code.code(),
         "42809"
     );
     // Everybody sees that the model is there.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use distilface_tests::{Cluster, Session, TinyModel, skip};
 
-const BUILTIN: &str = "all-minilm-l6-v2";
+const BUILTIN: &str = "distilface-small";
 
 /// Loads a tiny model; gives its revision.
 fn load(cluster: &Cluster, session: &mut Session, name: &str, model: &TinyModel) -> String {

@@ -264,7 +264,7 @@ fn a_table_moves_to_another_model_while_it_is_in_use() {
             // The only model here: what matters is that every vector is computed anew.
             session.sql("SET distilface.backfill_batch_tokens = 512");
             let ndcg = session.rows(
-                "CALL distilface_revectorize('docs', 'all-minilm-l6-v2', judgments => 'judged')",
+                "CALL distilface_revectorize('docs', 'distilface-small', judgments => 'judged')",
             );
             assert!(ndcg[0].iter().all(Option::is_some), "{ndcg:?}");
             writer.join()
@@ -294,7 +294,7 @@ fn a_move_that_ends_early_leaves_the_old_state_whole() {
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
     // A view over the vectors forbids the swap.
     session.sql("CREATE VIEW near AS SELECT id, e FROM docs");
-    let call = "CALL distilface_revectorize('docs', 'all-minilm-l6-v2')";
+    let call = "CALL distilface_revectorize('docs', 'distilface-small')";
     assert_eq!(session.error(call).code.code(), "2BP01");
     session.sql("INSERT INTO docs VALUES (500, 'meanwhile')");
     assert_eq!(stale(&mut session, "docs", "body", "e"), "0", "the old vectors are kept fresh");
@@ -392,7 +392,7 @@ fn no_search_path_bends_it() {
         session.sql("UPDATE public.docs SET body = body || ' again'");
         session.sql("CALL public.distilface_run()");
         session.sql(&format!(
-            "CALL public.distilface_revectorize('public.docs', 'all-minilm-l6-v2', '{target}')"
+            "CALL public.distilface_revectorize('public.docs', 'distilface-small', '{target}')"
         ));
         session.sql(
             "SELECT * FROM distilface.progress; SELECT public.distilface_retry('public.docs')",

@@ -188,7 +188,7 @@ fn scores_are_those_of_the_plain_forward_pass() {
         session.error("SELECT distilface_model_alias('default', 'cross')").code.code(),
         "42809"
     );
-    let error = session.error("SELECT distilface_rerank('x', ARRAY['y'], 'all-minilm-l6-v2')");
+    let error = session.error("SELECT distilface_rerank('x', ARRAY['y'], 'distilface-small')");
     assert_eq!(error.code.code(), "42809", "{error}");
     session.sql("CREATE TABLE t (body text); INSERT INTO t VALUES ('a')");
     let error =
@@ -273,7 +273,7 @@ fn a_search_is_reranked_by_the_model_that_it_names() {
 
     for (arguments, code) in [
         ("rerank => 'nothing'", "42704"),
-        ("rerank => 'all-minilm-l6-v2'", "42809"),
+        ("rerank => 'distilface-small'", "42809"),
         ("rerank => 'cross', rerank_depth => 0", "22023"),
     ] {
         let error =

@@ -5,7 +5,7 @@ use distilface_tests::{Cluster, Session};
 fn library(session: &mut Session) {
     session.sql(
         "CREATE TABLE docs (id int PRIMARY KEY, lang text, year int, body text,
-           e embedding(384) GENERATED ALWAYS AS (distilface_embed(body, 'all-minilm-l6-v2')) STORED);
+           e embedding(384) GENERATED ALWAYS AS (distilface_embed(body, 'distilface-small')) STORED);
          INSERT INTO docs VALUES
            (1, 'en', 2019, 'The cat sat on the mat.'),
            (2, 'en', 2021, 'A kitten was sleeping on the rug.'),

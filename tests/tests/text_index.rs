@@ -82,7 +82,7 @@ fn an_index_on_text_knows_its_model() {
     let cluster = Cluster::start();
     let mut session = cluster.session();
     fill(&mut session);
-    session.sql("CREATE INDEX named ON docs USING distilface_hnsw (body) WITH (model = 'all-minilm-l6-v2', m = 8)");
+    session.sql("CREATE INDEX named ON docs USING distilface_hnsw (body) WITH (model = 'distilface-small', m = 8)");
     session.assert_sound("named");
     let error =
         session.error("CREATE INDEX ON docs USING distilface_hnsw (body) WITH (model = 'foo')");

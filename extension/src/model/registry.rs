@@ -261,7 +261,7 @@ impl ModelId {
             let (block, hint) = match &opened.origin {
                 Origin::Library(builtin) => (
                     builtin.packed,
-                    "The library was built from another version's model: run `make model` and install it again.",
+                    "The library was built with another version's model: install it again from one checkout.",
                 ),
                 Origin::Tables { sha256 } => (
                     copy::open(sha256),
