@@ -155,7 +155,7 @@ fn weights_that_cannot_be_meant_are_refused() {
     let temp = TempDir::new("token-weights-refused");
     let own = directory(&temp, "own");
     write(&own, Pooling::Mean, Some(counts()));
-    let base = ModelDir::open(&own.with_extension("base")).expect("it opens");
+    let base = ModelDir::open(own.with_extension("base")).expect("it opens");
     let refusal = |pooling, weights: Vec<f32>| {
         let model = NewModel { pooling, token_weights: Some(weights), ..like(&base) };
         let refused = write_directory(&directory(&temp, "refused"), &model, &base);
