@@ -3,10 +3,10 @@
 
 use crate::common::*;
 use distilface_core::hnsw::*;
-use distilface_core::page::MemoryStore;
+use distilface_core::page::{BlockNumber, MemoryStore, PageError, PageStore};
 use distilface_core::vector::Metric;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 #[test]
 fn rows_inserted_by_many_threads_at_once_are_all_found() {
@@ -54,27 +54,64 @@ fn equal_rows_inserted_by_many_threads_are_kept_once_each() {
     assert_eq!(all_rows(&store, &vectors[0]).len(), 1800);
 }
 
-/// The first rows of an empty index, which find no entry point and race to make one.
+/// The first rows of an empty index, which find no entry point and race to make one: other rows come
+/// in before each of an insert's transactions in turn.
 #[test]
-fn equal_first_rows_inserted_at_once_are_all_kept() {
-    let vector = &vectors(1, 20)[0];
-    for round in 0..300 {
-        let store = MemoryStore::new();
-        create_empty(&store, params(Metric::Cosine)).expect("created");
-        let start = std::sync::Barrier::new(4);
-        std::thread::scope(|scope| {
-            for thread in 0..4 {
-                let (store, start) = (&store, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    for i in 0..4 {
-                        insert(store, vector, tid(round * 16 + thread * 4 + i)).expect("inserted");
-                    }
-                });
+fn first_rows_inserted_at_once_are_all_kept() {
+    let [vector, other] = &vectors(2, 20)[..] else { unreachable!("two vectors") };
+    for nth in 0.. {
+        let inner = MemoryStore::new();
+        create_empty(&inner, params(Metric::Cosine)).expect("created");
+        let store =
+            Interrupted { inner, begun: AtomicU32::new(0), nth, others: [other, vector, vector] };
+        insert(&store, vector, tid(0)).expect("inserted");
+        let rows = if store.begun.into_inner() > nth { 4 } else { 1 };
+        assert_sound(&store.inner, rows);
+        assert_eq!(all_rows(&store.inner, vector).len(), rows, "before transaction {nth}");
+        if rows == 1 {
+            assert!(nth > 0, "an insert begins a transaction");
+            return;
+        }
+    }
+}
+
+/// Rows 1 to 3 go in when the `nth` transaction is about to begin.
+struct Interrupted<'v> {
+    inner: MemoryStore,
+    begun: AtomicU32,
+    nth: u32,
+    others: [&'v [f32]; 3],
+}
+
+impl PageStore for Interrupted<'_> {
+    type Pin<'s>
+        = <MemoryStore as PageStore>::Pin<'s>
+    where
+        Self: 's;
+    type Txn<'s>
+        = <MemoryStore as PageStore>::Txn<'s>
+    where
+        Self: 's;
+
+    fn page_count(&self) -> Result<BlockNumber, PageError> {
+        self.inner.page_count()
+    }
+
+    fn pin(&self, blkno: BlockNumber) -> Result<Self::Pin<'_>, PageError> {
+        self.inner.pin(blkno)
+    }
+
+    fn begin(&self) -> Result<Self::Txn<'_>, PageError> {
+        if self.begun.fetch_add(1, Ordering::Relaxed) == self.nth {
+            for (vector, number) in self.others.iter().zip(1..) {
+                insert(&self.inner, vector, tid(number)).expect("inserted");
             }
-        });
-        assert_sound(&store, 16);
-        assert_eq!(all_rows(&store, vector).len(), 16, "round {round}");
+        }
+        self.inner.begin()
+    }
+
+    fn check_interrupts(&self) -> Result<(), PageError> {
+        self.inner.check_interrupts()
     }
 }
 
