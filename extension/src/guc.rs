@@ -30,6 +30,17 @@ pub enum IterativeScan {
     off,
 }
 
+/// What embeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(non_camel_case_types)]
+pub enum Device {
+    /// A CUDA device where there is one.
+    auto,
+    cpu,
+    cuda,
+}
+
+pub static DEVICE: GucSetting<Device> = GucSetting::<Device>::new(Device::cpu);
 pub static ON_EMPTY: GucSetting<OnEmpty> = GucSetting::<OnEmpty>::new(OnEmpty::null);
 pub static ON_OVERFLOW: GucSetting<OnOverflow> = GucSetting::<OnOverflow>::new(OnOverflow::warn);
 pub static ITERATIVE_SCAN: GucSetting<IterativeScan> =
@@ -86,6 +97,14 @@ pub fn define() {
         &MAX_SCAN_TUPLES,
         0,
         i32::MAX,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"distilface.device",
+        c"What embeds texts: the CPU, or a CUDA device.",
+        c"auto takes a CUDA device where there is one. cuda falls back to the CPU with a notice. Needs a library built with the feature cuda.",
+        &DEVICE,
         GucContext::Userset,
         GucFlags::default(),
     );

@@ -239,3 +239,24 @@ fn parallel_workers_embed_too() {
     assert!(plan.contains("Gather"), "{plan}");
     assert_eq!(session.one(query), "300");
 }
+
+#[test]
+fn without_a_cuda_device_the_cpu_embeds_and_one_notice_a_session_says_so() {
+    let cluster = Cluster::start();
+    let told = |device: &str| {
+        let mut psql = cluster.program("psql");
+        psql.args(["-XqAt", "-d", "postgres", "-c", &format!("SET distilface.device = {device}")]);
+        let statement = "SELECT distilface_embed('a text') <=> (distilface_embed(ARRAY['a text']))[1] < 1e-6, embedding_dims(distilface_embed('more'))";
+        let output = psql.args(["-c", statement, "-c", statement]).output().expect("psql starts");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "t|384\nt|384");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert_eq!(told("cpu"), "");
+    assert_eq!(told("auto"), "");
+    let notices = told("cuda");
+    assert_eq!(notices.matches("NOTICE").count(), 1, "{notices}");
+    assert!(notices.contains("built without the cargo feature cuda"), "{notices}");
+    let error =
+        cluster.session().error("SELECT distilface_embed('a'); SET distilface.device = gpu");
+    assert_eq!(error.code.code(), "22023");
+}

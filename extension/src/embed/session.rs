@@ -2,6 +2,7 @@
 
 use super::ahead::{Ahead, Owner, Use};
 use super::cache::{Cache, Key};
+use super::device;
 use crate::guc;
 use crate::model::registry::ModelId;
 use crate::pg::interrupts;
@@ -230,7 +231,10 @@ fn run(model: ModelId, input: InputKind, texts: &[&str], strictness: Strictness)
 /// Runs the encoder, and counts what it read.
 fn compute(model: ModelId, input: InputKind, texts: &[&str]) -> Result<Embedded, EncodeError> {
     let encoder = model.encoder();
-    let embedded = try_until_done(|cx| encoder.embed(texts, input, cx))?;
+    let embedded = match on_device(model, input, texts) {
+        Some(embedded) => embedded,
+        None => try_until_done(|cx| encoder.embed(texts, input, cx))?,
+    };
     let before = ACTIVITY.get();
     ACTIVITY.set(Activity {
         texts: before.texts + embedded.vectors().flatten().count() as u64,
@@ -239,6 +243,25 @@ fn compute(model: ModelId, input: InputKind, texts: &[&str]) -> Result<Embedded,
         ..before
     });
     Ok(embedded)
+}
+
+/// What another device than the CPU makes of texts, where the settings name one that works.
+fn on_device(model: ModelId, input: InputKind, texts: &[&str]) -> Option<Embedded> {
+    let device = device::of(model)?;
+    let mut held_off = false;
+    loop {
+        match device.embed(texts, input, &mut || interrupts::pending() && !held_off) {
+            Ok(embedded) => return Some(embedded),
+            Err(device::Failure::Canceled) => {
+                interrupts::check();
+                held_off = interrupts::pending();
+            }
+            Err(device::Failure::Device(why)) => {
+                device::fall_back(&why);
+                return None;
+            }
+        }
+    }
 }
 
 fn embedding_failed(error: &EncodeError) -> ! {
