@@ -47,6 +47,11 @@ CREATE FUNCTION distilface_bm25_distance_row(text, bm25query, text[]) RETURNS do
 	AS 'MODULE_PATHNAME', 'distilface_bm25_distance_row_wrapper'
 	LANGUAGE C STABLE PARALLEL SAFE COST 20000;
 
+-- What plans hold before body <@> 'q' where a scan of the index has the row's distance already.
+CREATE FUNCTION distilface.scan_score(index oid, tuple tid, query bm25query) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'scan_score_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION distilface.scan_score(oid, tid, bm25query) IS 'negative score that a scan of the index gave to the row; plans call it';
+
 CREATE OPERATOR @@@ (
 	LEFTARG = text, RIGHTARG = text, FUNCTION = distilface_bm25_match,
 	RESTRICT = contsel, JOIN = contjoinsel

@@ -46,7 +46,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::planner::install();
     // The one that is installed last runs first: it changes what the other one looks at.
     pg::ahead::install();
-    pg::am::scan_distance::install();
+    pg::executor::install();
     pg::worker::install();
     pg::am::explain::install();
 }

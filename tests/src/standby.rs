@@ -1,4 +1,4 @@
-//! Physical standbys: a base backup that streams from its primary.
+//! Base backups, and physical standbys: a backup that streams from its primary.
 
 use std::time::Duration;
 
@@ -17,6 +17,18 @@ impl Cluster {
         let standby = Cluster::launch(self.server.clone(), self.settings.clone(), dir);
         standby.wait_for(self);
         standby
+    }
+
+    /// A server of its own on a base backup of this one, which may be written meanwhile: it begins with a
+    /// crash recovery from the backup's checkpoint on.
+    pub fn base_backup(&self) -> Cluster {
+        let dir = socket_dir();
+        give_to_postgres(dir.path());
+        run(self
+            .program("pg_basebackup")
+            .args(["--wal-method=stream", "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(dir.path().join("data")));
+        Cluster::launch(self.server.clone(), self.settings.clone(), dir)
     }
 
     /// Waits until this standby has replayed all that its primary has done.

@@ -15,6 +15,7 @@ pub mod bm25;
 pub mod buffers;
 pub mod embedding;
 pub mod exclusive;
+pub mod executor;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 pub mod hash;

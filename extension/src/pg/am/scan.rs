@@ -7,11 +7,11 @@ use super::explain::Work;
 use super::filter::{Decides, FilterColumns};
 use super::index::IndexRelation;
 use super::raise;
-use super::scan_distance;
 use super::similarity::UNDEFINED_FIRST;
 use super::vectors::Source;
 use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
+use crate::pg::executor::Opened;
 use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
 use crate::pg::report::Report;
 use distilface_core::hnsw::{self, Iterative, Ranking, Scan, ScanOptions, Turn, UnplacedRows};
@@ -22,8 +22,8 @@ use pgrx::prelude::*;
 
 /// What a scan keeps in `opaque`.
 struct State {
-    /// The scan that this is the state of; null until it has started.
-    descriptor: pg_sys::IndexScanDesc,
+    /// Lets the executor ask for a row's distance, where the index is on text.
+    open: Option<Opened>,
     /// Borrows `store`, so it goes first.
     scan: Option<Scan<'static, SharedBuffers>>,
     store: *mut SharedBuffers,
@@ -83,7 +83,6 @@ enum Claim {
 
 impl Drop for State {
     fn drop(&mut self) {
-        scan_distance::close(self.descriptor);
         self.scan = None;
         // SAFETY: made by `Box::into_raw` in `ambeginscan`; the scan that borrowed it is gone.
         drop(unsafe { Box::from_raw(self.store) });
@@ -102,7 +101,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     unsafe {
         let store = IndexRelation::new(index).store(Logging::Generic);
         let state = State {
-            descriptor: std::ptr::null_mut(),
+            open: None,
             scan: None,
             store: Box::into_raw(Box::new(store)),
             claim: Claim::LowerBound,
@@ -185,7 +184,7 @@ pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     unsafe {
         let state = &mut *(*scan).opaque.cast::<State>();
         state.end();
-        scan_distance::close(scan);
+        state.open = None;
         state.work.publish((*(*scan).indexRelation).rd_id);
     }
 }
@@ -262,8 +261,8 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut S
         },
     };
     if matches!(source, Source::Text(..)) {
-        state.descriptor = scan;
-        scan_distance::open(scan);
+        // SAFETY: the scan has one ORDER BY key; its state goes with it.
+        state.open.get_or_insert_with(|| unsafe { Opened::new(scan) });
     }
     // SAFETY: the scan has `numberOfKeys` keys, which `amrescan` kept.
     let wanted = unsafe {

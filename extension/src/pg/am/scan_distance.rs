@@ -1,69 +1,34 @@
 //! `body <=> 'q'` where an index scan knows it already.
 //!
-//! An index on text holds the vectors, so its scan knows each row's distance. The executor does not:
-//! what a query is ordered by is a column of the plan, shown or not, and PostgreSQL computes it for
-//! every row that a scan returns, which would embed the row's text again. So before a plan runs, a hook
-//! puts `distilface.scan_distance(index, ctid, body, 'q')` in the place of the expression, in the
-//! columns and conditions of every scan that is ordered by it; likewise for
-//! `distilface_similarity(body, 'q')`. The function asks the scan that has just returned the row. For
-//! any other row (a version that a row lock rechecks) it embeds the text by the index's model.
-//!
-//! The hook is that of the executor's start, not the planner's: a session's first plan is made before
-//! this library is loaded. It changes a plan once; a cached plan keeps the change.
+//! An index on text holds the vectors, so its scan knows each row's distance. The executor does not, and
+//! would embed the text of every row that the scan returns. So `distilface.scan_distance(index, ctid, body, 'q')`
+//! stands in the place of the expression ([`crate::pg::executor`]), in the columns and conditions of every
+//! scan that is ordered by it; likewise for `distilface_similarity(body, 'q')`. The function asks the scan
+//! that has just returned the row. For any other row (a version that a row lock rechecks) it embeds the
+//! text by the index's model.
 
 use super::index::{Element, IndexRelation};
 use super::similarity;
 use super::vectors::Source;
 use crate::embed::session::{self, Strictness};
 use crate::pg::buffers::Logging;
-use crate::pg::index_am::heap_tid;
+use crate::pg::executor::{Answer, ask, call_for_row};
 use crate::pg::list::elements;
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
-use crate::pg::tree::{self, copy};
+use crate::pg::tree;
 use crate::pg::varlena::Plain;
 use distilface_core::encoder::InputKind;
 use distilface_core::vector::Metric;
+use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
-use pgrx::{PgMemoryContexts, pg_sys};
-use std::cell::RefCell;
 use std::ffi::{CStr, c_int, c_void};
 
 const SHARED: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// The operator that orders by distance.
 const DISTANCE: i16 = 1;
-
-thread_local! {
-    /// Scans of indexes on text that have started and not ended.
-    static OPEN: RefCell<Vec<pg_sys::IndexScanDesc>> = const { RefCell::new(Vec::new()) };
-}
-
-static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
-
-/// Installs the hook; called once, when the library is loaded.
-pub fn install() {
-    // SAFETY: the library is loaded once, on the backend's only thread.
-    unsafe {
-        PREVIOUS = pg_sys::ExecutorStart_hook;
-        pg_sys::ExecutorStart_hook = Some(executor_start);
-    }
-}
-
-/// Lets [`distance_by`] ask a scan. It stays valid until [`close`].
-pub fn open(scan: pg_sys::IndexScanDesc) {
-    OPEN.with_borrow_mut(|open| {
-        if !open.contains(&scan) {
-            open.push(scan);
-        }
-    });
-}
-
-/// Forgets a scan; nothing where it was not open.
-pub fn close(scan: pg_sys::IndexScanDesc) {
-    OPEN.with_borrow_mut(|open| open.retain(|&other| other != scan));
-}
 
 /// The distance that a scan of the index gave to the row.
 #[pg_extern(sql = false)]
@@ -93,8 +58,8 @@ fn distance_by(
     passage: &[u8],
     query: &[u8],
 ) -> Option<f64> {
-    match ask(index, row, query) {
-        Answer::Distance(distance) => distance,
+    match ask(index, row, |asked| is_text(asked, query)) {
+        Answer::Distance(distance) => distance.filter(|distance| distance.is_finite()),
         Answer::OtherRow => computed(index, passage, query),
         Answer::NoScan => Report::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -105,47 +70,10 @@ fn distance_by(
     }
 }
 
-/// What the open scans know of a row.
-enum Answer {
-    /// Its distance from the query; `None` for a row without a vector.
-    Distance(Option<f64>),
-    /// The index is scanned, but this is not the row where the scan is.
-    OtherRow,
-    NoScan,
-}
-
-fn ask(index: pg_sys::Oid, row: pg_sys::ItemPointerData, query: &[u8]) -> Answer {
-    OPEN.with_borrow(|open| {
-        let mut answer = Answer::NoScan;
-        for &scan in open {
-            // SAFETY: an open scan has not ended, and has one ORDER BY key, whose argument outlives it.
-            unsafe {
-                if (*(*scan).indexRelation).rd_id != index {
-                    continue;
-                }
-                // The executor puts there which version of the row the snapshot saw.
-                if heap_tid((*scan).xs_heaptid) == heap_tid(row) && is_asked(scan, query) {
-                    let unknown = *(*scan).xs_orderbynulls;
-                    let distance = f64::from_bits((*(*scan).xs_orderbyvals).value() as u64);
-                    return Answer::Distance(
-                        (!unknown && distance.is_finite()).then_some(distance),
-                    );
-                }
-            }
-            answer = Answer::OtherRow;
-        }
-        answer
-    })
-}
-
 /// Whether a scan's query is this text.
-unsafe fn is_asked(scan: pg_sys::IndexScanDesc, query: &[u8]) -> bool {
-    // SAFETY: the caller's scan; a key that is not NULL has a text.
-    unsafe {
-        let key = &*(*scan).orderByData;
-        key.sk_flags & pg_sys::SK_ISNULL as i32 == 0
-            && Plain::from_datum(key.sk_argument).bytes()[size_of::<u32>()..] == *query
-    }
+fn is_text(asked: pg_sys::Datum, query: &[u8]) -> bool {
+    // SAFETY: scans of indexes on text alone are open under such an index's name, with a text as query.
+    unsafe { Plain::from_datum(asked).bytes()[size_of::<u32>()..] == *query }
 }
 
 /// The distance by the index's model.
@@ -167,67 +95,28 @@ fn computed(index: pg_sys::Oid, passage: &[u8], query: &[u8]) -> Option<f64> {
     Some(Metric::Cosine.distance(&passage, &query))
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags: c_int) {
-    // SAFETY: PostgreSQL's own argument, a finished plan that nothing runs yet. What is put into it lives
-    // as long as the plan does.
-    unsafe {
-        let plan = (*query).plannedstmt;
-        PgMemoryContexts::For(pg_sys::GetMemoryChunkContext(plan.cast())).switch_to(|_| {
-            visit((*plan).planTree);
-            elements::<pg_sys::Plan>((*plan).subplans).for_each(|plan| visit(plan));
-        });
-        match PREVIOUS {
-            Some(previous) => previous(query, eflags),
-            None => pg_sys::standard_ExecutorStart(query, eflags),
-        }
-    }
-}
-
-/// Looks for scans in a plan, from the top down: a node above a scan is matched with the scan as planned.
-unsafe fn visit(plan: *mut pg_sys::Plan) {
-    // SAFETY: null or a node of a finished plan; a node's tag says what it is.
-    unsafe {
-        if plan.is_null() {
-            return;
-        }
-        pg_sys::check_stack_depth();
-        let each = |list| elements::<pg_sys::Plan>(list).for_each(|plan| visit(plan));
-        match (*plan).type_ {
-            pg_sys::NodeTag::T_IndexScan => in_scan(plan.cast()),
-            pg_sys::NodeTag::T_Result => above_scan(plan),
-            pg_sys::NodeTag::T_Append => each((*plan.cast::<pg_sys::Append>()).appendplans),
-            pg_sys::NodeTag::T_MergeAppend => {
-                each((*plan.cast::<pg_sys::MergeAppend>()).mergeplans)
-            }
-            pg_sys::NodeTag::T_SubqueryScan => {
-                visit((*plan.cast::<pg_sys::SubqueryScan>()).subplan);
-            }
-            pg_sys::NodeTag::T_CustomScan => {
-                each((*plan.cast::<pg_sys::CustomScan>()).custom_plans)
-            }
-            _ => {}
-        }
-        visit((*plan).lefttree);
-        visit((*plan).righttree);
-    }
-}
-
 /// In a scan's own columns and conditions.
-unsafe fn in_scan(scan: *mut pg_sys::IndexScan) {
+///
+/// # Safety
+/// A node of a finished plan that nothing runs yet, in whose memory context the caller is.
+pub unsafe fn in_scan(scan: *mut pg_sys::IndexScan) {
     // SAFETY: the caller's node.
     unsafe {
         let Some(order) = Order::of(scan) else { return };
         let plan = &mut (*scan).scan.plan;
         let mut place = Place::Scan(&order);
-        plan.targetlist = replace(plan.targetlist.cast(), &mut place).cast();
-        plan.qual = replace(plan.qual.cast(), &mut place).cast();
+        let mut instead = |node| place.instead_of(node);
+        plan.targetlist = tree::replace(plan.targetlist.cast(), &mut instead).cast();
+        plan.qual = tree::replace(plan.qual.cast(), &mut instead).cast();
     }
 }
 
 /// In the columns of a node above the limit without a count that `similarity` puts over a scan: the
 /// scan gets one column more.
-unsafe fn above_scan(plan: *mut pg_sys::Plan) {
+///
+/// # Safety
+/// As [`in_scan`].
+pub unsafe fn above_scan(plan: *mut pg_sys::Plan) {
     // SAFETY: the caller's node.
     unsafe {
         let limit = (*plan).lefttree.cast::<pg_sys::Limit>();
@@ -241,16 +130,16 @@ unsafe fn above_scan(plan: *mut pg_sys::Plan) {
         }
         let Some(order) = Order::of(scan) else { return };
         let mut place = Place::Above { order: &order, limit, scan, column: None };
-        (*plan).targetlist = replace((*plan).targetlist.cast(), &mut place).cast();
-        (*plan).qual = replace((*plan).qual.cast(), &mut place).cast();
+        let mut instead = |node| place.instead_of(node);
+        (*plan).targetlist = tree::replace((*plan).targetlist.cast(), &mut instead).cast();
+        (*plan).qual = tree::replace((*plan).qual.cast(), &mut instead).cast();
     }
 }
 
 /// What a scan of an index on text is ordered by.
 struct Order {
+    scan: *mut pg_sys::IndexScan,
     index: pg_sys::Oid,
-    /// The scanned table's place among the plan's relations.
-    table: pg_sys::Index,
     passage: *mut pg_sys::Node,
     query: *mut pg_sys::Node,
     /// `<=>` of the index's operator class.
@@ -278,8 +167,8 @@ impl Order {
             pg_sys::index_close(relation, SHARED);
             let text = pg_sys::TEXTOID;
             is_on_text.then(|| Self {
+                scan,
                 index,
-                table: (*scan).scan.scanrelid,
                 passage,
                 query,
                 operator: pg_sys::get_opfamily_member(family, text, text, DISTANCE),
@@ -288,31 +177,9 @@ impl Order {
     }
 
     /// A call of one of the functions above; `None` where the extension's SQL lacks it.
-    unsafe fn call(&self, function: &CStr, result: pg_sys::Oid) -> Option<*mut pg_sys::FuncExpr> {
-        // SAFETY: makes nodes in the current memory context, of copies of the plan's own.
-        unsafe {
-            let types = [pg_sys::OIDOID, pg_sys::TIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
-            let mut name = std::ptr::null_mut();
-            for part in [c"distilface", function] {
-                let part = pg_sys::makeString(pg_sys::pstrdup(part.as_ptr()));
-                name = pg_sys::lappend(name, part.cast());
-            }
-            let function = pg_sys::LookupFuncName(name, types.len() as c_int, types.as_ptr(), true);
-            if function == pg_sys::InvalidOid {
-                return None;
-            }
-            let none = pg_sys::InvalidOid;
-            let (index, size) = (self.index.into_datum()?, size_of::<pg_sys::Oid>() as c_int);
-            let index = pg_sys::makeConst(pg_sys::OIDOID, -1, none, size, index, false, true);
-            let ctid = pg_sys::SelfItemPointerAttributeNumber as i16;
-            let row = pg_sys::makeVar(self.table as c_int, ctid, pg_sys::TIDOID, -1, none, 0);
-            let mut args = pg_sys::lappend(std::ptr::null_mut(), index.cast());
-            for arg in [row.cast(), copy(self.passage), copy(self.query)] {
-                args = pg_sys::lappend(args, arg.cast());
-            }
-            let form = pg_sys::CoercionForm::COERCE_EXPLICIT_CALL;
-            Some(pg_sys::makeFuncExpr(function, result, args, none, none, form))
-        }
+    unsafe fn call(&self, function: &CStr, result: pg_sys::Oid) -> Option<*mut pg_sys::Node> {
+        // SAFETY: the scan's own expressions.
+        unsafe { call_for_row(self.scan, function, &[self.passage, self.query], result) }
     }
 
     /// Whether an expression is the distance that the scan is ordered by.
@@ -383,10 +250,10 @@ impl Place<'_> {
             let call = node.cast::<pg_sys::FuncExpr>();
             match self {
                 Self::Scan(order) if order.is_distance(node) => {
-                    Some(order.call(c"scan_distance", pg_sys::FLOAT8OID)?.cast())
+                    order.call(c"scan_distance", pg_sys::FLOAT8OID)
                 }
                 Self::Scan(order) if is_call && order.is_similarity(call, (*call).args) => {
-                    Some(order.call(c"scan_similarity", pg_sys::FLOAT4OID)?.cast())
+                    order.call(c"scan_similarity", pg_sys::FLOAT4OID)
                 }
                 Self::Above { order, limit, scan, column } if is_call => {
                     let args = in_terms_of_the_table((*call).args, *limit, *scan)?;
@@ -477,10 +344,4 @@ unsafe fn column(plan: &pg_sys::Plan, at: i16) -> Option<*mut pg_sys::Expr> {
     unsafe {
         elements::<pg_sys::TargetEntry>(plan.targetlist).nth(place).map(|entry| (*entry).expr)
     }
-}
-
-/// A copy of an expression or a list of them, with what [`Place::instead_of`] says.
-unsafe fn replace(node: *mut pg_sys::Node, place: &mut Place<'_>) -> *mut pg_sys::Node {
-    // SAFETY: the caller's node of a finished plan.
-    unsafe { tree::replace(node, &mut |node| place.instead_of(node)) }
 }

@@ -4,7 +4,8 @@
 //! is what an open index relation tells about itself, [`store`] its pages in a form that tantivy's
 //! readers can keep, [`views`] the views that a backend keeps between statements. Of the SQL surface,
 //! [`query`] is the type that binds a query to an index, [`operators`] evaluates it for rows that no
-//! index scan brought, [`bind`] and [`order`] are the planner's part, [`partitions`] what a partitioned table's rows are scored by,
+//! index scan brought, [`scan_score`] gives it for those that one did, [`bind`] and [`order`] are the
+//! planner's part, [`partitions`] what a partitioned table's rows are scored by,
 //! [`moment`] tells how long something may be kept, [`functions`] is the rest.
 //!
 //! An index scan ordered by `<@>` returns every row of the index: those that match in the order of
@@ -24,6 +25,7 @@ pub mod order;
 mod partitions;
 pub mod query;
 mod scan;
+pub mod scan_score;
 mod store;
 mod vacuum;
 mod views;

@@ -11,6 +11,7 @@ use super::query::BoundQuery;
 use super::store::BackendStore;
 use super::views::OpenView;
 use super::{DISTANCE_BOUND, DISTANCE_TEXT, MATCH_BOUND, MATCH_TEXT, cost, partitions, raise};
+use crate::pg::executor::Opened;
 use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
@@ -31,12 +32,14 @@ struct State {
     returned: HashSet<HeapTid>,
     /// The last distance returned: later ones are not below it.
     floor: f64,
+    /// Lets the executor ask for a row's distance.
+    open: Option<Opened>,
 }
 
 impl Default for State {
     fn default() -> Self {
         let (phase, returned) = (Phase::NotStarted, HashSet::new());
-        Self { phase, returned, floor: f64::NEG_INFINITY }
+        Self { phase, returned, floor: f64::NEG_INFINITY, open: None }
     }
 }
 
@@ -163,8 +166,11 @@ pub unsafe extern "C-unwind" fn amgettuple(
         (IndexRelation::new((*scan).indexRelation), &mut *(*scan).opaque.cast::<State>())
     };
     if let Phase::NotStarted = state.phase {
-        // SAFETY: as above.
-        state.phase = unsafe { start(scan, index) };
+        // SAFETY: as above; a scan that has an ORDER BY key asks for no others.
+        unsafe {
+            state.phase = start(scan, index);
+            state.open = ((*scan).numberOfOrderBys == 1).then(|| Opened::new(scan));
+        }
     }
     // SAFETY: a scan with an ORDER BY key has room for its value.
     unsafe {
@@ -306,7 +312,11 @@ pub unsafe extern "C-unwind" fn amgetbitmap(
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: PostgreSQL's own argument; the executor's memory context drops the state itself.
-    unsafe { (*(*scan).opaque.cast::<State>()).phase = Phase::Ended };
+    unsafe {
+        let state = &mut *(*scan).opaque.cast::<State>();
+        state.phase = Phase::Ended;
+        state.open = None;
+    }
 }
 
 unsafe fn emit(scan: pg_sys::IndexScanDesc, tid: HeapTid, distance: Option<f64>) {
