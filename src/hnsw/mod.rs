@@ -17,6 +17,7 @@
 //! No content lock is held while another page is pinned or read.
 
 mod build;
+mod candidates;
 mod check;
 mod code;
 mod filter;

@@ -18,8 +18,9 @@
 //! the next one. One vacuum runs at a time on an index, beside any number of scans and inserts.
 
 use super::HnswError;
+use super::candidates::Candidates;
 use super::code::Code;
-use super::insert::{Candidates, Links};
+use super::insert::Links;
 use super::keys;
 use super::layout::{Entry, Layout, Link, METAPAGE, Meta, NIL, PageMut, PageView, SlotState};
 use super::search::{MAX_CHAIN, read_meta};
