@@ -161,6 +161,10 @@ check-st: model ## sentence-transformers loads what the trainer writes, every po
 	@cargo build --release --locked -p distilface-train
 	@scripts/torch.sh scripts/check_st.py "$$(dirname "$$(find target/model-source -name model.safetensors)")"
 
+.PHONY: check-cuda
+check-cuda: tools-build ## compile the core's feature cuda with NVIDIA's compiler from PyPI (nothing is run)
+	@scripts/check-cuda.sh
+
 .PHONY: clean
 clean: demo-stop ## remove what the build made (keeps the models)
 	@scripts/pg-trees.sh clean
