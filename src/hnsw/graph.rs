@@ -162,28 +162,23 @@ impl Graph {
             self.search_level(node, &[nearest], 1, l, scratch);
             nearest = scratch.found[0].1;
         }
+        // All lists are filled before the first link leads here, and level 0 is linked first: whoever
+        // finds the node on a level finds its way on.
         let mut starts = vec![nearest];
+        scratch.bases.clear();
         for l in (0..=level.min(top)).rev() {
             self.search_level(node, &starts, self.params.ef_construction(), l, scratch);
             starts.clear();
             starts.extend(scratch.found.iter().map(|&(_, id)| id));
+            let Scratch { found, picked, bases, .. } = scratch;
             let max = self.params.max_links(l);
-            let Scratch { found, picked, .. } = scratch;
-            found.retain(|&(_, id)| id != node);
             select_neighbors(found, max, picked, |a, b| self.distance(a, b));
-            {
-                // Others may have linked to this node on its upper levels already: keep theirs.
-                let _own = self.locks[node as usize].lock();
-                for other in self.links(node, l) {
-                    if picked.len() < max && !picked.contains(&other) {
-                        picked.push(other);
-                    }
-                }
-                self.set_links(node, l, picked);
-            }
-            for &other in &scratch.picked {
-                self.link_back(other, node, l, &mut scratch.candidates, &mut scratch.kept);
-            }
+            self.set_links(node, l, picked);
+            bases.extend(picked.iter().map(|&base| (base, l)));
+        }
+        let Scratch { bases, candidates, kept, .. } = scratch;
+        for &(base, l) in bases.iter().rev() {
+            self.link_back(base, node, l, candidates, kept);
         }
         if level > top && promotion.is_some() {
             *self.entry.write() = Some((node, level));
@@ -363,6 +358,8 @@ pub(crate) struct Scratch {
     found: Vec<(f32, u32)>,
     picked: Vec<u32>,
     kept: Vec<u32>,
+    /// Who is to link back, and on which level.
+    bases: Vec<(u32, u8)>,
     candidates: Vec<(f32, u32)>,
     fresh: Vec<u32>,
 }

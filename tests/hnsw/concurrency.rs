@@ -195,3 +195,21 @@ fn a_scan_that_meets_refilled_slots_hands_out_only_what_is_there() {
     let found = seen.iter().filter(|tid| tid.block % 2 == 1 && tid.block < 100).count();
     assert!(found >= live - 20, "{found} of {live} live rows");
 }
+
+#[test]
+fn a_build_by_many_threads_leaves_no_part_of_the_graph_aside() {
+    let misses = |rows: &Rows, threads| {
+        let store = MemoryStore::new();
+        build(&store, Metric::L2, rows, threads);
+        let options = ScanOptions { iterative: Iterative::Off, ..ScanOptions::default() };
+        let find = |vector| search(&store, Metric::L2, rows, vector, 1, options);
+        rows.iter().filter(|&(&tid, vector)| find(vector) != [tid]).count()
+    };
+    // A small graph of which one node in 128 leads down to level 0: many nodes are linked while such a
+    // one is.
+    for seed in 0..15 {
+        let rows = rows(500, seed);
+        assert_eq!(misses(&rows, 1), 0, "seed {seed}, one thread");
+        assert_eq!(misses(&rows, 4), 0, "seed {seed}, four threads");
+    }
+}
