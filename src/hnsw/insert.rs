@@ -16,7 +16,7 @@ use super::HnswError;
 use super::candidates::{Candidates, Codes};
 use super::code::{Code, CodeRef, Query, Scorer};
 use super::graph::{draw_level, mix};
-use super::keys;
+use super::keys::{self, SourceKey};
 use super::layout::{
     Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, PageView, SlotState, SlotView,
 };
@@ -71,7 +71,7 @@ pub fn insert_with_attributes<S: PageStore>(
     insert_row(store, &Point::Vector(vector), attrs, tid, None)
 }
 
-/// Adds a row whose vector was made from a source with the hash `key`, for [`insert_known`].
+/// Adds a row whose vector was made from a source with that key, for [`insert_known`].
 ///
 /// # Errors
 /// As [`insert_with_attributes`].
@@ -80,14 +80,15 @@ pub fn insert_with_key<S: PageStore>(
     vector: &[f32],
     attrs: &[u8],
     tid: HeapTid,
-    key: u64,
+    key: SourceKey,
 ) -> Result<Inserted, HnswError> {
     insert_row(store, &Point::Vector(vector), attrs, tid, Some(key))
 }
 
-/// Adds a row without its vector where a row with the same source is in the index: `key` is the source's
-/// hash, and `is_same` tells whether another row has just this source (it is asked with no lock held, of
-/// a few rows). `None` where there is none, or it went meanwhile: then the vector is needed.
+/// Adds a row without its vector where a row with the same source is in the index: `is_same`
+/// tells whether another row has just this source (it is asked with no lock held, of a few rows). `None`
+/// where there is none, or it went meanwhile: then the vector is needed, for [`insert_with_key`] with the
+/// key as it is then.
 ///
 /// # Errors
 /// As [`insert_with_attributes`].
@@ -95,7 +96,7 @@ pub fn insert_known<S: PageStore>(
     store: &S,
     attrs: &[u8],
     tid: HeapTid,
-    key: u64,
+    key: &mut SourceKey,
     is_same: &mut dyn FnMut(HeapTid) -> bool,
 ) -> Result<Option<Inserted>, HnswError> {
     let meta = read_meta(store)?;
@@ -117,7 +118,7 @@ pub fn insert_known<S: PageStore>(
             continue;
         }
         links.reader.release_pins();
-        return insert_row(store, &Point::Code(&code), attrs, tid, Some(key)).map(Some);
+        return insert_row(store, &Point::Code(&code), attrs, tid, Some(*key)).map(Some);
     }
     Ok(None)
 }
@@ -134,7 +135,7 @@ fn insert_row<S: PageStore>(
     point: &Point<'_>,
     attrs: &[u8],
     tid: HeapTid,
-    key: Option<u64>,
+    key: Option<SourceKey>,
 ) -> Result<Inserted, HnswError> {
     let _updating = store.lock_updates(LockMode::Shared)?;
     loop {
@@ -163,7 +164,7 @@ fn insert_row<S: PageStore>(
         if let Some((inserted, id)) = insertion.run()? {
             if let Some(key) = key {
                 store.failpoint("insert remembers its key")?;
-                keys::remember(store, &layout, key, id)?;
+                keys::remember(store, &layout, &insertion.meta, key, id)?;
             }
             return Ok(inserted);
         }

@@ -32,6 +32,29 @@ const PLACES: usize = (PAGE_CONTENT - PAGE_HEADER_LEN) / 4;
 /// Nodes that a look-up gives at most.
 const MAX_FOUND: usize = 8;
 
+/// A hash of what a row's vector is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceKey {
+    hash: u64,
+    /// The hash's bucket, once it was looked up.
+    bucket: Option<Bucket>,
+}
+
+impl SourceKey {
+    /// Of a hash.
+    pub fn new(hash: u64) -> Self {
+        Self { hash, bucket: None }
+    }
+}
+
+/// A bucket and where it lies; it stays there.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    root: BlockNumber,
+    number: u32,
+    blkno: BlockNumber,
+}
+
 /// What a page of the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -138,14 +161,31 @@ fn bucket_page<S: PageStore>(
     Ok((blkno != METAPAGE).then_some(blkno))
 }
 
+/// The bucket that a hash has; `None` where the table has none yet.
+fn bucket_with<S: PageStore>(
+    store: &S,
+    root: BlockNumber,
+    hash: u64,
+) -> Result<Option<Bucket>, PageError> {
+    let mut number = 0;
+    let blkno = bucket_page(store, root, |count| {
+        number = bucket_of(hash, count);
+        number
+    })?;
+    Ok(blkno.map(|blkno| Bucket { root, number, blkno }))
+}
+
 /// Nodes that rows with this key may have, the latest first.
-pub(crate) fn find<S: PageStore>(store: &S, meta: &Meta, key: u64) -> Result<Vec<u32>, HnswError> {
+pub(crate) fn find<S: PageStore>(
+    store: &S,
+    meta: &Meta,
+    key: &mut SourceKey,
+) -> Result<Vec<u32>, HnswError> {
     let Some(root) = meta.keys else { return Ok(Vec::new()) };
-    let Some(bucket) = bucket_page(store, root, |count| bucket_of(key, count))? else {
-        return Ok(Vec::new());
-    };
-    let mut found: Vec<u32> = read(store, bucket, Kind::Bucket, |bucket| {
-        entries(bucket).filter(|entry| entry.0 == key).map(|entry| entry.1).collect()
+    let Some(bucket) = bucket_with(store, root, key.hash)? else { return Ok(Vec::new()) };
+    key.bucket = Some(bucket);
+    let mut found: Vec<u32> = read(store, bucket.blkno, Kind::Bucket, |bytes| {
+        entries(bytes).filter(|entry| entry.0 == key.hash).map(|entry| entry.1).collect()
     })?;
     found.reverse();
     found.truncate(MAX_FOUND);
@@ -156,22 +196,35 @@ pub(crate) fn find<S: PageStore>(store: &S, meta: &Meta, key: u64) -> Result<Vec
 pub(crate) fn remember<S: PageStore>(
     store: &S,
     layout: &Layout,
-    key: u64,
+    meta: &Meta,
+    key: SourceKey,
     id: u32,
 ) -> Result<(), HnswError> {
-    let root = match read_meta(store)?.keys {
-        Some(root) => root,
-        None => create(store, layout)?,
-    };
-    let bucket = match bucket_page(store, root, |count| bucket_of(key, count))? {
-        Some(bucket) => bucket,
-        None => {
-            grow(store, layout, root)?;
-            let bucket = bucket_page(store, root, |count| bucket_of(key, count))?;
-            let Some(bucket) = bucket else { return Ok(()) };
+    let SourceKey { hash: key, bucket: found } = key;
+    let bucket = match found {
+        // Unless it was split meanwhile, the key is still its own.
+        Some(bucket)
+            if bucket_of(key, read(store, bucket.root, Kind::Root, bucket_count)?)
+                == bucket.number =>
+        {
             bucket
         }
+        _ => {
+            let root = match meta.keys {
+                Some(root) => root,
+                None => create(store, layout)?,
+            };
+            match bucket_with(store, root, key)? {
+                Some(bucket) => bucket,
+                None => {
+                    grow(store, layout, root)?;
+                    let Some(bucket) = bucket_with(store, root, key)? else { return Ok(()) };
+                    bucket
+                }
+            }
+        }
     };
+    let Bucket { root, blkno: bucket, .. } = bucket;
     let mut txn = store.begin()?;
     let bytes = txn.page(bucket)?;
     check_kind(bucket, bytes, Kind::Bucket)?;

@@ -45,6 +45,7 @@ pub use filter::{Condition, Filter};
 pub use insert::{
     Inserted, insert, insert_known, insert_unplaced, insert_with_attributes, insert_with_key,
 };
+pub use keys::SourceKey;
 pub use layout::FORMAT_VERSION;
 pub use params::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_EF_SEARCH, DEFAULT_M, EF_CONSTRUCTION_RANGE, EF_SEARCH_RANGE,

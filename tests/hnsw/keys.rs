@@ -14,10 +14,14 @@ fn key(source: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+fn source_key(source: u64) -> SourceKey {
+    SourceKey::new(key(source))
+}
+
 /// Adds a row with the source of the row `like`; whether it went without a vector.
 fn insert_again(store: &MemoryStore, source: u64, like: HeapTid, new: HeapTid) -> bool {
     let mut asked = 0;
-    let known = insert_known(store, &[], new, key(source), &mut |tid| {
+    let known = insert_known(store, &[], new, &mut source_key(source), &mut |tid| {
         asked += 1;
         tid == like
     });
@@ -29,7 +33,7 @@ fn filled(rows: &Rows) -> MemoryStore {
     let store = MemoryStore::new();
     create_empty(&store, params(Metric::L2)).expect("created");
     for (source, (&tid, vector)) in rows.iter().enumerate() {
-        insert_with_key(&store, vector, &[], tid, key(source as u64)).expect("inserted");
+        insert_with_key(&store, vector, &[], tid, source_key(source as u64)).expect("inserted");
     }
     store
 }
@@ -62,9 +66,11 @@ fn every_source_is_known_however_the_rows_came() {
 fn another_source_with_the_same_hash_is_not_taken() {
     let rows = rows(50, 32);
     let store = filled(&rows);
-    let known = insert_known(&store, &[], tid(900), key(7), &mut |_| false).expect("looked up");
+    let known =
+        insert_known(&store, &[], tid(900), &mut source_key(7), &mut |_| false).expect("looked up");
     assert_eq!(known, None);
-    let known = insert_known(&store, &[], tid(900), key(7000), &mut |_| true).expect("looked up");
+    let known = insert_known(&store, &[], tid(900), &mut source_key(7000), &mut |_| true)
+        .expect("looked up");
     assert_eq!(known, None, "a source that never was");
     assert_sound(&store, 50);
 }
@@ -76,16 +82,20 @@ fn a_known_source_with_other_filter_columns_is_a_node_of_its_own() {
     create_empty(&store, params).expect("created");
     let rows = rows(400, 33);
     for (source, (&tid, vector)) in rows.iter().enumerate() {
-        insert_with_key(&store, vector, &[1], tid, key(source as u64)).expect("inserted");
+        insert_with_key(&store, vector, &[1], tid, source_key(source as u64)).expect("inserted");
     }
     for (source, &like) in rows.keys().enumerate() {
         let new = tid(1000 + source as u32);
-        let known = insert_known(&store, &[2], new, key(source as u64), &mut |tid| tid == like);
-        assert_eq!(known.expect("inserted"), Some(Inserted::Node));
         let known =
-            insert_known(&store, &[2], tid(2000 + source as u32), key(source as u64), &mut |tid| {
-                tid == new
-            });
+            insert_known(&store, &[2], new, &mut source_key(source as u64), &mut |tid| tid == like);
+        assert_eq!(known.expect("inserted"), Some(Inserted::Node));
+        let known = insert_known(
+            &store,
+            &[2],
+            tid(2000 + source as u32),
+            &mut source_key(source as u64),
+            &mut |tid| tid == new,
+        );
         assert_eq!(known.expect("inserted"), Some(Inserted::Shared));
     }
     assert_sound(&store, 1200);
@@ -129,7 +139,7 @@ fn live_sources_only_are_kept_when_rows_come_and_go() {
     for round in 1..8u32 {
         for (i, vector) in vectors(500, 36).iter().enumerate() {
             let number = round * 1000 + i as u32;
-            insert_with_key(&store, vector, &[], tid(number), key(number.into()))
+            insert_with_key(&store, vector, &[], tid(number), source_key(number.into()))
                 .expect("inserted");
         }
         bulk_delete(&store, &mut |tid| tid.block >= round * 20 && tid.block < round * 20 + 10)
@@ -150,7 +160,8 @@ fn sources_inserted_by_many_threads_at_once_are_known() {
             scope.spawn(move || {
                 for (i, (tid, vector)) in rows.iter().enumerate() {
                     let source = (part * 1000 + i) as u64;
-                    insert_with_key(store, vector, &[], *tid, key(source)).expect("inserted");
+                    insert_with_key(store, vector, &[], *tid, source_key(source))
+                        .expect("inserted");
                 }
             });
         }
@@ -165,6 +176,29 @@ fn sources_inserted_by_many_threads_at_once_are_known() {
 }
 
 #[test]
+fn a_source_looked_up_before_its_bucket_was_split_is_known_after() {
+    let store = filled(&rows(500, 40));
+    let late = vectors(200, 41);
+    let mut keys: Vec<_> = (10_000..10_200).map(source_key).collect();
+    for key in &mut keys {
+        let known = insert_known(&store, &[], tid(0), key, &mut |_| true).expect("looked up");
+        assert_eq!(known, None, "not there yet");
+    }
+    for (i, vector) in vectors(2000, 42).iter().enumerate() {
+        let number = 1000 + i as u32;
+        insert_with_key(&store, vector, &[], tid(number), source_key(number.into()))
+            .expect("inserted");
+    }
+    for (i, (vector, &key)) in late.iter().zip(&keys).enumerate() {
+        insert_with_key(&store, vector, &[], tid(10_000 + i as u32), key).expect("inserted");
+    }
+    assert_sound(&store, 2700);
+    for source in 10_000..10_200 {
+        assert!(insert_again(&store, source.into(), tid(source), tid(source + 1000)));
+    }
+}
+
+#[test]
 fn a_failed_write_leaves_a_sound_index_whose_sources_are_asked_for() {
     let before = filled(&rows(650, 38));
     let new = vectors(60, 39);
@@ -174,7 +208,7 @@ fn a_failed_write_leaves_a_sound_index_whose_sources_are_asked_for() {
         let mut failed = false;
         for (i, vector) in new.iter().enumerate() {
             let number = 2000 + i as u32;
-            match insert_with_key(&store, vector, &[], tid(number), key(number.into())) {
+            match insert_with_key(&store, vector, &[], tid(number), source_key(number.into())) {
                 Ok(_) => {}
                 Err(HnswError::Page(PageError::Injected(_))) => failed = true,
                 Err(error) => panic!("write {nth} failed, which gave: {error}"),
@@ -186,8 +220,14 @@ fn a_failed_write_leaves_a_sound_index_whose_sources_are_asked_for() {
         // Only the row whose insert failed may be missing, and its source is never taken for known.
         let again = |number: u32| {
             let mut is_same = |asked: HeapTid| asked == tid(number);
-            insert_known(store.inner(), &[], tid(number + 1000), key(number.into()), &mut is_same)
-                .expect("inserted")
+            insert_known(
+                store.inner(),
+                &[],
+                tid(number + 1000),
+                &mut source_key(number.into()),
+                &mut is_same,
+            )
+            .expect("inserted")
         };
         let known = (2000..2060).filter(|&number| again(number).is_some()).count();
         assert!(known >= 59, "write {nth}: {known} of 60");

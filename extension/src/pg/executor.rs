@@ -144,6 +144,42 @@ unsafe fn visit(plan: *mut pg_sys::Plan) {
     }
 }
 
+/// What an index scan of a plan is ordered by.
+pub struct ScanOrder {
+    pub scan: *mut pg_sys::IndexScan,
+    pub clause: *mut pg_sys::OpExpr,
+    /// The clause's sides: of the row, and the query.
+    pub row: *mut pg_sys::Node,
+    pub query: *mut pg_sys::Node,
+}
+
+impl ScanOrder {
+    /// The order, and what `of_index` says of the open index; `None` where the scan has no order or
+    /// `of_index` gives nothing.
+    ///
+    /// # Safety
+    /// A scan of a finished plan.
+    pub unsafe fn of<T>(
+        scan: *mut pg_sys::IndexScan,
+        of_index: impl FnOnce(pg_sys::Relation) -> Option<T>,
+    ) -> Option<(Self, T)> {
+        // SAFETY: the caller's scan, whose index its statement has locked; it is closed again.
+        unsafe {
+            let clause = elements::<pg_sys::OpExpr>((*scan).indexorderbyorig).next()?;
+            if (*clause).xpr.type_ != pg_sys::NodeTag::T_OpExpr {
+                return None;
+            }
+            let mut args = elements::<pg_sys::Node>((*clause).args);
+            let (row, query) = (args.next()?, args.next()?);
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let index = pg_sys::index_open((*scan).indexid, lock);
+            let known = of_index(index);
+            pg_sys::index_close(index, lock);
+            Some((Self { scan, clause, row, query }, known?))
+        }
+    }
+}
+
 /// A call of a function of schema `distilface` with the index and the row's `ctid` before other
 /// arguments; `None` where the extension's SQL lacks it.
 ///

@@ -99,6 +99,11 @@ impl Plain<'_> {
         self.origin == Origin::Borrowed
     }
 
+    /// The value as a datum, valid as long as this is kept.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.start)
+    }
+
     /// Gives the value away as a datum; nothing is freed.
     pub fn into_datum(self) -> pg_sys::Datum {
         let datum = pg_sys::Datum::from(self.start);

@@ -258,18 +258,12 @@ pub unsafe fn translated(
             }
             pg_sys::NodeTag::T_FuncExpr => {
                 let other = copy(node.cast::<pg_sys::FuncExpr>());
-                if !HARMLESS.contains(&(*other).funcid.into()) {
-                    return None;
-                }
-                (*other).args = translate_each((*other).args, column)?;
+                (*other).args = arguments((*other).funcid, (*other).args, column)?;
                 Some(other.cast())
             }
             pg_sys::NodeTag::T_OpExpr => {
                 let other = copy(node.cast::<pg_sys::OpExpr>());
-                if !HARMLESS.contains(&(*other).opfuncid.into()) {
-                    return None;
-                }
-                (*other).args = translate_each((*other).args, column)?;
+                (*other).args = arguments((*other).opfuncid, (*other).args, column)?;
                 Some(other.cast())
             }
             pg_sys::NodeTag::T_CoerceViaIO => {
@@ -290,6 +284,16 @@ pub unsafe fn translated(
             _ => column(node),
         }
     }
+}
+
+/// The arguments of a call of a function, where it is one of [`HARMLESS`].
+unsafe fn arguments(
+    function: pg_sys::Oid,
+    args: *mut pg_sys::List,
+    column: &mut dyn FnMut(*mut pg_sys::Node) -> Option<*mut pg_sys::Node>,
+) -> Option<*mut pg_sys::List> {
+    // SAFETY: the caller's list of expressions.
+    unsafe { HARMLESS.contains(&function.into()).then(|| translate_each(args, column))? }
 }
 
 unsafe fn translate_each(

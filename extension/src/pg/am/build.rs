@@ -14,7 +14,9 @@ use crate::pg::index_am::{build_result, heap_tid};
 use crate::pg::interrupts;
 use crate::pg::report::Report;
 use distilface_core::encoder::InputKind;
-use distilface_core::hnsw::{self, Added, BuildOptions, BuildPhase, Builder, HeapTid, Progress};
+use distilface_core::hnsw::{
+    self, Added, BuildOptions, BuildPhase, Builder, HeapTid, Progress, SourceKey,
+};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
@@ -272,7 +274,7 @@ impl Build {
         let store = &self.store;
         match (vector, key) {
             (Some(vector), Some(key)) => {
-                hnsw::insert_with_key(store, vector, attrs, tid, key).map(|_| ())
+                hnsw::insert_with_key(store, vector, attrs, tid, SourceKey::new(key)).map(|_| ())
             }
             (Some(vector), None) => {
                 hnsw::insert_with_attributes(store, vector, attrs, tid).map(|_| ())

@@ -8,7 +8,7 @@ use super::vectors::Source;
 use crate::pg::buffers::Logging;
 use crate::pg::index_am::heap_tid;
 use crate::pg::varlena::Plain;
-use distilface_core::hnsw;
+use distilface_core::hnsw::{self, SourceKey};
 use distilface_core::page::{LockMode, PageStore};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -37,7 +37,7 @@ pub unsafe extern "C-unwind" fn aminsert(
     let has_pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0;
     // Only a column of vectors has an index without pages.
     let source = if has_pages { Source::of(index, &store) } else { Source::for_build(index) };
-    let insert = |vector: Option<&[f32]>, key: Option<u64>| {
+    let insert = |vector: Option<&[f32]>, key: Option<SourceKey>| {
         match vector {
             Some(vector) => {
                 lay_first_page(index, &store, vector.len());
@@ -60,12 +60,12 @@ pub unsafe extern "C-unwind" fn aminsert(
             let text = unsafe { Plain::from_datum(value) };
             // SAFETY: the table is open and locked, and `info` describes this index of it.
             let mut rows = unsafe { SameText::new(heap, info, &text) };
-            let key = known::key(&text);
-            let known = hnsw::insert_known(&store, &attrs, tid, key, &mut |tid| rows.has(tid))
+            let mut key = SourceKey::new(known::key(&text));
+            let known = hnsw::insert_known(&store, &attrs, tid, &mut key, &mut |tid| rows.has(tid))
                 .unwrap_or_else(|error| raise(&index, error));
             if known.is_none() {
-                // SAFETY: the value is of the column's type.
-                unsafe { source.with_passage(value, |vector| insert(vector, Some(key))) };
+                // SAFETY: the value is of the column's type, detoasted already.
+                unsafe { source.with_passage(text.datum(), |vector| insert(vector, Some(key))) };
             }
         }
         // SAFETY: the value is of the column's type.

@@ -12,7 +12,7 @@ use super::similarity;
 use super::vectors::Source;
 use crate::embed::session::{self, Strictness};
 use crate::pg::buffers::Logging;
-use crate::pg::executor::{Answer, ask, call_for_row};
+use crate::pg::executor::{Answer, ScanOrder, ask, call_for_row};
 use crate::pg::list::elements;
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
@@ -138,10 +138,7 @@ pub unsafe fn above_scan(plan: *mut pg_sys::Plan) {
 
 /// What a scan of an index on text is ordered by.
 struct Order {
-    scan: *mut pg_sys::IndexScan,
-    index: pg_sys::Oid,
-    passage: *mut pg_sys::Node,
-    query: *mut pg_sys::Node,
+    by: ScanOrder,
     /// `<=>` of the index's operator class.
     operator: pg_sys::Oid,
 }
@@ -151,35 +148,21 @@ impl Order {
     unsafe fn of(scan: *mut pg_sys::IndexScan) -> Option<Self> {
         // SAFETY: the caller's node of a finished plan.
         unsafe {
-            let clause = elements::<pg_sys::OpExpr>((*scan).indexorderbyorig).next()?;
-            if (*clause).xpr.type_ != pg_sys::NodeTag::T_OpExpr {
-                return None;
-            }
-            let mut args = elements::<pg_sys::Node>((*clause).args);
-            let (passage, query) = (args.next()?, args.next()?);
-            if pg_sys::exprType(passage) != pg_sys::TEXTOID {
-                return None;
-            }
-            let index = (*scan).indexid;
-            let relation = pg_sys::index_open(index, SHARED);
-            let (family, form) = (*(*relation).rd_opfamily, IndexRelation::new(relation));
-            let is_on_text = form.is_ours() && form.column().element == Element::Text;
-            pg_sys::index_close(relation, SHARED);
+            let (by, family) = ScanOrder::of(scan, |relation| {
+                let index = IndexRelation::new(relation);
+                let is_on_text = index.is_ours() && index.column().element == Element::Text;
+                is_on_text.then(|| *(*relation).rd_opfamily)
+            })?;
             let text = pg_sys::TEXTOID;
-            is_on_text.then(|| Self {
-                scan,
-                index,
-                passage,
-                query,
-                operator: pg_sys::get_opfamily_member(family, text, text, DISTANCE),
-            })
+            let operator = pg_sys::get_opfamily_member(family, text, text, DISTANCE);
+            (pg_sys::exprType(by.row) == text).then_some(Self { by, operator })
         }
     }
 
     /// A call of one of the functions above; `None` where the extension's SQL lacks it.
     unsafe fn call(&self, function: &CStr, result: pg_sys::Oid) -> Option<*mut pg_sys::Node> {
         // SAFETY: the scan's own expressions.
-        unsafe { call_for_row(self.scan, function, &[self.passage, self.query], result) }
+        unsafe { call_for_row(self.by.scan, function, &[self.by.row, self.by.query], result) }
     }
 
     /// Whether an expression is the distance that the scan is ordered by.
@@ -203,7 +186,7 @@ impl Order {
                 && pg_sys::get_func_namespace((*call).funcid)
                     == pg_sys::get_func_namespace(pg_sys::get_opcode(self.operator))
                 && self.sides(args).is_some()
-                && similarity::same_model(self.index)
+                && similarity::same_model((*self.by.scan).indexid)
         }
     }
 
@@ -212,7 +195,7 @@ impl Order {
         unsafe {
             let mut args = elements::<c_void>(args);
             let (left, right) = (args.next()?, args.next()?);
-            let (passage, query) = (self.passage.cast(), self.query.cast());
+            let (passage, query) = (self.by.row.cast(), self.by.query.cast());
             if pg_sys::equal(left, passage) && pg_sys::equal(right, query) {
                 return Some(Sides::AsIndexed);
             }

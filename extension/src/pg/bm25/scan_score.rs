@@ -9,15 +9,13 @@
 
 use super::bind::is_row_form;
 use super::query::BoundQuery;
-use crate::pg::executor::{Answer, ask, call_for_row};
+use crate::pg::executor::{Answer, ScanOrder, ask, call_for_row};
 use crate::pg::index_am::is_access_method;
 use crate::pg::list::{elements, list_of};
 use crate::pg::tree;
 use pgrx::prelude::*;
 use pgrx::{is_a, pg_sys};
 use std::ffi::{CStr, c_void};
-
-const SHARED: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// The distance that a scan of the index gave to the row; NULL where there is none, or not this row.
 #[pg_extern(sql = false)]
@@ -52,30 +50,18 @@ pub unsafe fn in_scan(scan: *mut pg_sys::IndexScan) {
     }
 }
 
-/// What a scan is ordered by.
-struct Order {
-    scan: *mut pg_sys::IndexScan,
-    clause: *mut pg_sys::OpExpr,
-    text: *mut pg_sys::Node,
-    query: *mut pg_sys::Node,
-}
+/// What a scan of our index is ordered by, whose query is bound.
+struct Order(ScanOrder);
 
 impl Order {
     /// `None` where the scan is of another kind of index, has no order, or its query is not bound.
     unsafe fn of(scan: *mut pg_sys::IndexScan) -> Option<Self> {
         // SAFETY: the caller's node of a finished plan.
         unsafe {
-            let clause = elements::<pg_sys::OpExpr>((*scan).indexorderbyorig).next()?;
-            if (*clause).xpr.type_ != pg_sys::NodeTag::T_OpExpr {
-                return None;
-            }
-            let mut args = elements::<pg_sys::Node>((*clause).args);
-            let (text, query) = (args.next()?, args.next()?);
-            let relation = pg_sys::index_open((*scan).indexid, SHARED);
-            let is_ours = is_access_method((*(*relation).rd_rel).relam, c"distilface_bm25");
-            pg_sys::index_close(relation, SHARED);
-            let is_bound = is_ours && pg_sys::exprType(query) != pg_sys::TEXTOID;
-            is_bound.then_some(Self { scan, clause, text, query })
+            let (order, ()) = ScanOrder::of(scan, |index| {
+                is_access_method((*(*index).rd_rel).relam, c"distilface_bm25").then_some(())
+            })?;
+            (pg_sys::exprType(order.query) != pg_sys::TEXTOID).then_some(Self(order))
         }
     }
 
@@ -91,7 +77,7 @@ impl Order {
                 return None;
             }
             let result = pg_sys::FLOAT8OID;
-            let asks = call_for_row(self.scan, c"scan_score", &[self.query], result)?;
+            let asks = call_for_row(self.0.scan, c"scan_score", &[self.0.query], result)?;
             let mut either = PgBox::<pg_sys::CoalesceExpr, AllocatedByRust>::alloc_node(
                 pg_sys::NodeTag::T_CoalesceExpr,
             );
@@ -107,7 +93,7 @@ impl Order {
         // SAFETY: the caller's node.
         unsafe {
             if is_a(node, pg_sys::NodeTag::T_OpExpr) {
-                return pg_sys::equal(node.cast(), self.clause.cast());
+                return pg_sys::equal(node.cast(), self.0.clause.cast());
             }
             if !is_a(node, pg_sys::NodeTag::T_FuncExpr) {
                 return false;
@@ -115,8 +101,8 @@ impl Order {
             let call = node.cast::<pg_sys::FuncExpr>();
             let mut args = elements::<c_void>((*call).args);
             (*call).funcresulttype == pg_sys::FLOAT8OID
-                && args.next().is_some_and(|text| pg_sys::equal(text, self.text.cast()))
-                && args.next().is_some_and(|query| pg_sys::equal(query, self.query.cast()))
+                && args.next().is_some_and(|text| pg_sys::equal(text, self.0.row.cast()))
+                && args.next().is_some_and(|query| pg_sys::equal(query, self.0.query.cast()))
                 && is_row_form((*call).funcid)
         }
     }
