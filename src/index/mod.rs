@@ -357,7 +357,7 @@ impl Index {
         filter: impl Fn(u64) -> bool,
     ) -> Result<Vec<Match>, IndexError> {
         check_vector(&self.params, query)?;
-        self.nearest(Scan::open(&self.graph, query, options)?, query, k, filter)
+        self.nearest(Scan::open(&self.graph, query, for_rows(options, k))?, query, k, filter)
     }
 
     /// The `k` nearest rows whose filter columns pass: as many as there are, up to `k`, unless
@@ -374,7 +374,7 @@ impl Index {
         filter: Filter,
     ) -> Result<Vec<Match>, IndexError> {
         check_vector(&self.params, query)?;
-        let scan = Scan::open_filtered(&self.graph, query, options, filter)?;
+        let scan = Scan::open_filtered(&self.graph, query, for_rows(options, k), filter)?;
         self.nearest(scan, query, k, |_| true)
     }
 
@@ -524,6 +524,12 @@ impl Index {
     fn reconcile_texts(&self) -> Result<(), IndexError> {
         Ok(())
     }
+}
+
+/// The options of a scan that `k` rows are asked of.
+fn for_rows(options: ScanOptions, k: usize) -> ScanOptions {
+    let k = u32::try_from(k).unwrap_or(u32::MAX);
+    ScanOptions { expected_rows: options.expected_rows.max(k), ..options }
 }
 
 fn check_vector(params: &HnswParams, vector: &[f32]) -> Result<(), IndexError> {

@@ -8,7 +8,7 @@
 use super::{Index, IndexError, Match};
 use crate::bm25::{self, Bm25Error, Bm25Params, HeapTid, Prepared, Query, RankedScan, Scope, View};
 use crate::fusion::{Leg, RRF_K, reciprocal_rank};
-use crate::hnsw::{BuildOptions, HnswParams, ScanOptions};
+use crate::hnsw::{BuildOptions, HnswParams};
 use crate::index::rows::Row;
 use crate::page::FileStore;
 use parking_lot::Mutex;
@@ -212,11 +212,7 @@ impl Index {
         k: usize,
     ) -> Result<Vec<HybridMatch>, IndexError> {
         let candidates = query.candidates.max(k);
-        let options = ScanOptions {
-            ef_search: u32::try_from(candidates.max(40)).unwrap_or(u32::MAX),
-            ..ScanOptions::default()
-        };
-        let near = self.search_with(query.vector, candidates, options, |_| true)?;
+        let near = self.search(query.vector, candidates)?;
         let near: Vec<(u64, f32)> =
             near.into_iter().map(|Match { id, distance }| (id, -distance as f32)).collect();
         let lexical = self.search_text(&Query::lenient(query.text, SCOPE.names), candidates)?;

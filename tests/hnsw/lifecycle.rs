@@ -42,6 +42,45 @@ fn a_scan_without_limit_hands_out_every_row_once() {
 }
 
 #[test]
+fn a_scan_that_knows_how_many_rows_are_asked_for_searches_once_and_finds_as_many() {
+    const K: usize = 150;
+    let (store, rows) = (MemoryStore::new(), rows(4000, 10));
+    build(&store, Metric::Cosine, &rows, 2);
+    let ask = |expected_rows| {
+        let options = ScanOptions { expected_rows, ..ScanOptions::default() };
+        let (mut right, mut pages, mut resumes) = (0, 0, 0);
+        for query in vectors(20, 11) {
+            let truth = exact(Metric::Cosine, &rows, &query, K);
+            let mut scan = Scan::open(&store, &query, options).expect("opened");
+            let found = take_exact(&mut scan, Metric::Cosine, &rows, &query, K);
+            right += found.iter().filter(|tid| truth.contains(tid)).count();
+            (pages, resumes) = (pages + scan.stats().pages, resumes + scan.stats().resumes);
+        }
+        (right as f64 / (20 * K) as f64, pages, resumes)
+    };
+    let (by_rounds, pages_by_rounds, rounds) = ask(0);
+    let (recall, pages, resumes) = ask(K as u32);
+    assert!(rounds >= 40, "{rounds} rounds of those that do not know");
+    assert_eq!(resumes, 0);
+    assert!(pages < pages_by_rounds, "{pages} pages where {pages_by_rounds} were read in rounds");
+    assert!(recall >= 0.95 && recall >= by_rounds - 0.02, "recall {recall}, {by_rounds} in rounds");
+}
+
+#[test]
+fn a_scan_that_is_asked_for_more_than_it_knew_hands_out_every_row_once() {
+    let (store, rows) = (MemoryStore::new(), rows(1500, 3));
+    build(&store, Metric::L2, &rows, 2);
+    let options = ScanOptions { expected_rows: 100, ..ScanOptions::default() };
+    let mut scan = Scan::open(&store, &vectors(1, 9)[0], options).expect("opened");
+    let mut tids = Vec::new();
+    while let Some(hit) = scan.next().expect("scanned") {
+        tids.push(hit.heap_tid);
+    }
+    tids.sort_unstable();
+    assert_eq!(tids, rows.keys().copied().collect::<Vec<_>>());
+}
+
+#[test]
 fn one_thread_and_one_seed_make_the_same_pages() {
     let rows = rows(1000, 4);
     let page_bytes = || {

@@ -208,6 +208,8 @@ fn held_at_any_moment_the_one_does_not_harm_the_other() {
         interleave(&cluster, "insert begins", &next(), VACUUM);
         fill(50);
         cluster.sql("DELETE FROM t");
+        interleave(&cluster, "cleanup listed the dead", VACUUM, &next());
+        cluster.sql("DELETE FROM t");
         interleave(&cluster, "cleanup moved the entry point", VACUUM, &next());
         cluster.sql("DELETE FROM t");
         cluster.sql(VACUUM);

@@ -341,7 +341,8 @@ fn cursors_rescans_and_joins_scan_right() {
     fill(&mut session, 1000);
     session.sql("CREATE INDEX i ON t USING distilface_hnsw (e); SET enable_seqscan = off");
     let q = random_vector(11, DIMS);
-    let all = session.column(&format!("SELECT id FROM t ORDER BY e <=> '{q}' LIMIT 300"));
+    let mut all = session.column(&format!("SELECT id FROM t ORDER BY e <=> '{q}'"));
+    all.truncate(300);
     session.sql(&format!("BEGIN; DECLARE c CURSOR FOR SELECT id FROM t ORDER BY e <=> '{q}'"));
     let mut fetched = Vec::new();
     for _ in 0..30 {

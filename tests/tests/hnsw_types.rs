@@ -148,3 +148,60 @@ fn a_scan_tells_what_it_visited() {
         }
     }
 }
+
+#[test]
+fn a_scan_searches_once_for_the_rows_of_its_limit() {
+    for version in [15, 18] {
+        let Some(cluster) = Cluster::builder().version(version).try_start() else {
+            skip!("no PostgreSQL {version} here: `make pg-trees` makes it");
+        };
+        let mut session = cluster.session();
+        session.sql(
+            "CREATE TABLE t (k int, e embedding(16));
+             INSERT INTO t SELECT k, array_agg(random())::embedding FROM generate_series(1, 3000) k, generate_series(1, 16) GROUP BY k;
+             CREATE INDEX i ON t USING distilface_hnsw (e);
+             CREATE TABLE p (k int, e embedding(16)) PARTITION BY RANGE (k);
+             CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (10000);
+             INSERT INTO p SELECT * FROM t;
+             CREATE INDEX p_i ON p USING distilface_hnsw (e);
+             SET enable_seqscan = off; SET enable_sort = off; SET plan_cache_mode = force_generic_plan",
+        );
+        let q = random_vector(1, 16);
+        let near = |table: &str, limit: &str| {
+            format!("SELECT k FROM {table} ORDER BY e <=> '{q}' {limit}")
+        };
+        let mut work = |sql: &str, rows: usize| -> (u64, u64) {
+            assert_eq!(session.column(sql).len(), rows, "{sql}");
+            let last =
+                &session.rows("SELECT resumes, visited_nodes FROM distilface_last_scan()")[0];
+            let number =
+                |at: usize| last[at].as_deref().expect("a number").parse().expect("a number");
+            (number(0), number(1))
+        };
+        for sql in [
+            near("t", "LIMIT 100"),
+            near("t", "LIMIT 60 OFFSET 40"),
+            near("p", "LIMIT 100"),
+            format!(
+                "WITH x AS MATERIALIZED ({}) SELECT * FROM x ORDER BY k",
+                near("t", "LIMIT 100")
+            ),
+            format!("SELECT count(*) FROM ({}) x GROUP BY k", near("t", "LIMIT 100")),
+            format!("SELECT ARRAY({}) FROM generate_series(1, 100)", near("t", "LIMIT 100")),
+        ] {
+            let rows = if sql.contains("OFFSET") { 60 } else { 100 };
+            assert_eq!(work(&sql, rows).0, 0, "{sql}");
+        }
+        // A plan of its own knows its own limit, whatever was planned or runs meanwhile.
+        let few = work(&near("t", "LIMIT 5"), 5);
+        work(&format!("PREPARE few AS {}", near("t", "LIMIT 5")), 0);
+        for _ in 0..3 {
+            work(&near("t", "LIMIT 300"), 300);
+            assert_eq!(work("EXECUTE few", 5), few);
+        }
+        // No limit, or one that is known only when it runs, finds all the same.
+        assert!(work(&near("t", ""), 3000).0 > 0);
+        work(&format!("PREPARE several(bigint) AS {}", near("t", "LIMIT $1")), 0);
+        assert!(work("EXECUTE several(100)", 100).0 > 0);
+    }
+}

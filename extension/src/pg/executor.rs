@@ -1,5 +1,5 @@
 //! The executor's hook of both access methods: what a plan need not compute, because an index scan in it
-//! knows it already.
+//! knows it already, and how many rows a scan will be asked for, which the plan knows.
 //!
 //! What a query is ordered by is a column of the plan, shown or not, and PostgreSQL computes it for every
 //! row that an index scan returns in that order. Before a plan runs, the access methods put something
@@ -12,6 +12,7 @@
 use super::am::scan_distance;
 use super::bm25::scan_score;
 use super::index_am::heap_tid;
+use super::limits;
 use super::list::elements;
 use pgrx::prelude::*;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -109,6 +110,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
             Some(previous) => previous(query, eflags),
             None => pg_sys::standard_ExecutorStart(query, eflags),
         }
+        limits::note(query);
     }
 }
 

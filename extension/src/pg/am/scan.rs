@@ -13,6 +13,7 @@ use crate::guc;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::executor::Opened;
 use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
+use crate::pg::limits::rows_wanted;
 use crate::pg::report::Report;
 use distilface_core::hnsw::{self, Iterative, Ranking, Scan, ScanOptions, Turn, UnplacedRows};
 use distilface_core::page::PageStore;
@@ -259,6 +260,7 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation, state: &mut S
             Source::Vectors(_) => Ranking::LowerBound,
             Source::Text(..) => Ranking::Codes,
         },
+        expected_rows: rows_wanted(scan).unwrap_or(0),
     };
     if matches!(source, Source::Text(..)) {
         // SAFETY: the scan has one ORDER BY key; its state goes with it.

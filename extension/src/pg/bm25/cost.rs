@@ -7,41 +7,13 @@
 use super::bind::bound_index;
 use super::partitions;
 use crate::pg::index_am::{clauses_selectivity, page_costs};
-use distilface_core::bm25::FIRST_BATCH;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::cell::RefCell;
 
 /// Share of an index's pages that a query touches.
 const TOUCHED_SHARE: f64 = 0.02;
 /// Operators' worth of work for each row that the terms' postings hold.
 const WORK_PER_POSTING: f64 = 0.2;
-
-/// Most rows that a scan's first round looks for, whatever the LIMIT.
-const MOST_EXPECTED: usize = 16_384;
-/// Indexes whose LIMIT a backend remembers.
-const REMEMBERED: usize = 16;
-
-thread_local! {
-    static EXPECTED: RefCell<Vec<(pg_sys::Oid, usize)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// The rows that a scan of the index will be asked for, by the LIMIT of the statement that was last
-/// planned with it: a scan is not told, and looks for more when they do not suffice.
-pub fn expected_rows(index: pg_sys::Oid) -> usize {
-    let known = EXPECTED.with_borrow(|known| known.iter().find(|(oid, _)| *oid == index).copied());
-    known.map_or(FIRST_BATCH, |(_, rows)| rows)
-}
-
-fn remember_limit(index: pg_sys::Oid, limit_tuples: f64) {
-    let rows =
-        if limit_tuples >= 1.0 { (limit_tuples as usize).min(MOST_EXPECTED) } else { FIRST_BATCH };
-    EXPECTED.with_borrow_mut(|known| {
-        known.retain(|(oid, _)| *oid != index);
-        known.truncate(REMEMBERED - 1);
-        known.insert(0, (index, rows));
-    });
-}
 
 /// Whether the path evaluates a query by the index that the planner bound it to, or by a partition's.
 unsafe fn is_bound_here(path: *mut pg_sys::IndexPath) -> bool {
@@ -100,9 +72,6 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             *startup_cost = f64::INFINITY;
             *total_cost = f64::INFINITY;
             return;
-        }
-        if !(*path).indexorderbys.is_null() {
-            remember_limit((*info).indexoid, (*root).limit_tuples);
         }
         *selectivity = clauses_selectivity(root, path);
         let (random_page_cost, seq_page_cost) = page_costs((*info).reltablespace);

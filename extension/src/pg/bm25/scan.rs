@@ -10,13 +10,16 @@ use super::index::IndexRelation;
 use super::query::BoundQuery;
 use super::store::BackendStore;
 use super::views::OpenView;
-use super::{DISTANCE_BOUND, DISTANCE_TEXT, MATCH_BOUND, MATCH_TEXT, cost, partitions, raise};
+use super::{DISTANCE_BOUND, DISTANCE_TEXT, MATCH_BOUND, MATCH_TEXT, partitions, raise};
 use crate::pg::executor::Opened;
 use crate::pg::index_am::{begin_scan, item_pointer, keep_keys};
+use crate::pg::limits::rows_wanted;
 use crate::pg::report::Report;
 use crate::pg::text::to_utf8;
 use crate::pg::varlena::Plain;
-use distilface_core::bm25::{Bm25Error, HeapTid, Prepared, Query, RankedScan, Scope, Unranked};
+use distilface_core::bm25::{
+    Bm25Error, FIRST_BATCH, HeapTid, Prepared, Query, RankedScan, Scope, Unranked,
+};
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
@@ -24,6 +27,8 @@ use std::collections::HashSet;
 
 /// Times that a scan starts over when pages are recycled under it, on a standby.
 const ATTEMPTS: usize = 8;
+/// Most rows that a scan's first round looks for, whatever the LIMIT.
+const MOST_EXPECTED: usize = 16_384;
 
 /// What a scan keeps in `opaque`.
 struct State {
@@ -336,9 +341,11 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation) -> Phase {
         require_mvcc(scan, index);
         read_keys(scan, index)
     };
+    let first =
+        rows_wanted(scan).map_or(FIRST_BATCH, |rows| (rows as usize).clamp(1, MOST_EXPECTED));
     let mut attempt = 1;
     loop {
-        match search(index, &keys) {
+        match search(index, &keys, first) {
             Ok(phase) => return phase,
             Err(Bm25Error::Recycled(_)) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => raise(&index.name(), error),
@@ -346,7 +353,8 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: IndexRelation) -> Phase {
     }
 }
 
-fn search(index: IndexRelation, keys: &Keys) -> Result<Phase, Bm25Error> {
+/// `first` is how many rows a ranked scan looks for at first.
+fn search(index: IndexRelation, keys: &Keys, first: usize) -> Result<Phase, Bm25Error> {
     let Keys::Some { order, filters } = keys else { return Ok(Phase::Ended) };
     let open = OpenView::current(index);
     let attached = open.attach(index);
@@ -371,7 +379,6 @@ fn search(index: IndexRelation, keys: &Keys) -> Result<Phase, Bm25Error> {
             let conditions = if only_order { &[][..] } else { &scoped[..] };
             let prepared = Prepared::combined(&open.view, Some((&key.query, scope)), conditions)?;
             let together = partitions::statistics(key.bound, index, &prepared)?;
-            let first = cost::expected_rows(index.oid());
             let view = open.view.clone();
             let ranked = RankedScan::new(view, &prepared, first, together.as_deref())?;
             drop(attached);
