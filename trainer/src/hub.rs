@@ -7,7 +7,7 @@
 //! (`modules.json`, a pooling's settings) are skipped where the hub has none.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -115,7 +115,15 @@ impl Hub {
                     let to = to.ok_or_else(|| failed("a redirect to nowhere".to_owned()))?;
                     next = absolute(&next, to);
                 }
-                404 if need == Need::Optional => return Ok(()),
+                404 if need == Need::Optional => {
+                    // One of an earlier try, perhaps of another revision, is not the model's.
+                    return match std::fs::remove_file(path) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => {
+                            Err(Error::io(path, error))
+                        }
+                        _ => Ok(()),
+                    };
+                }
                 status => {
                     let why = match status {
                         401 | 403 => ": private, gated or misspelled; HF_TOKEN opens it",

@@ -52,7 +52,7 @@ pub fn write(
         name = escape(&manifest.name),
         revision = &manifest.revision,
         count = steps.len(),
-        seconds = trained.seconds,
+        seconds = spent(&series("seconds")),
     );
     for (title, field) in [
         ("Loss", "loss"),
@@ -64,7 +64,9 @@ pub fn write(
             html.push_str(&curve(title, &points));
         }
     }
-    if let Some((last, best)) = trained.dev {
+    let dev = series("dev");
+    if let Some((_, last)) = dev.last() {
+        let best = dev.iter().fold(*last, |best, (_, score)| best.max(*score));
         let _ = writeln!(html, "<p>STS-B dev: last {last:.2}, best {best:.2}.</p>");
     }
     let mut scores = None;
@@ -97,6 +99,17 @@ pub fn write(
     let path = directory.join("report.html");
     std::fs::write(&path, html).map_err(|source| Error::io(&path, source))?;
     Ok(scores)
+}
+
+/// What the steps took, of the seconds since the start of the call that took each.
+fn spent(seconds: &[(f64, f64)]) -> f64 {
+    let mut before = 0.0;
+    let step = |(_, now): &(f64, f64)| {
+        let own = if *now < before { *now } else { now - before };
+        before = *now;
+        own
+    };
+    seconds.iter().map(step).sum()
 }
 
 /// The five-task mean that Lim, Ng, Lim 2024 report.
@@ -210,4 +223,15 @@ fn nearest(model: &ModelDir, texts: &[&str]) -> Result<Vec<(usize, f64)>, Error>
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_went_on_took_as_long_as_all_its_calls() {
+        let seconds = [(0.0, 1.0), (1.0, 3.0), (2.0, 0.5), (3.0, 2.0)];
+        assert_eq!(spent(&seconds), 5.0);
+    }
 }

@@ -175,6 +175,26 @@ fn damaged_weights_private_and_unknown_models_are_errors_that_say_so() {
 }
 
 #[test]
+fn what_a_failed_download_left_is_no_part_of_the_next() {
+    let temp = TempDir::new("hub-again");
+    let (source, out) = (temp.path().join("source"), temp.path().join("out"));
+    write_bert(&source);
+    let damaged = Server::start(&source, Behavior::Damaged);
+    message(&import(&damaged.address, "acme/tiny", &out, &[]));
+    // The next revision does not say how long texts may be.
+    let settings = Path::new("sentence_bert_config.json");
+    assert!(temp.path().join("out.download").join(settings).exists(), "the first try got so far");
+    std::fs::remove_file(source.join(settings)).expect("it was written");
+    let sound = Server::start(&source, Behavior::Sound);
+    assert!(import(&sound.address, "acme/tiny", &out, &[]).status.success());
+    let local = temp.path().join("local");
+    let output = import(&sound.address, source.to_str().expect("UTF-8"), &local, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let revision = |of: &Path| read_json(&of.join("distilface.json"))["revision"].clone();
+    assert_eq!(revision(&out), revision(&local));
+}
+
+#[test]
 fn without_a_network_the_error_says_what_works_instead() {
     let temp = TempDir::new("hub-offline");
     let out = temp.path().join("out");

@@ -146,6 +146,31 @@ fn the_report_of_a_run_opens_offline_and_shows_curves_scores_and_neighbors() {
     assert_eq!(manifest["matryoshka_dims"], serde_json::json!([4, 8]), "{manifest}");
 }
 
+/// A kill between the last checkpoint and the model once left a report of a dev score of 0.
+#[test]
+fn a_finished_run_whose_model_is_made_again_reports_the_same_scores() {
+    let temp = TempDir::new("again");
+    let page = report(temp.path());
+    let score = || {
+        let html = std::fs::read_to_string(&page).expect("a report");
+        html.lines().find(|line| line.starts_with("<p>STS-B dev: last")).map(str::to_owned)
+    };
+    let first = score().expect("the recipe has dev pairs");
+    let metrics = std::fs::read_to_string(temp.path().join("model.run/metrics.jsonl"));
+    let scores: Vec<f64> = metrics
+        .expect("a run leaves metrics")
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["dev"].as_f64())
+        .collect();
+    let best = scores.iter().copied().fold(f64::MIN, f64::max);
+    let last = scores.last().expect("a score");
+    assert_eq!(first, format!("<p>STS-B dev: last {last:.2}, best {best:.2}.</p>"));
+    let out = temp.path().join("model");
+    std::fs::remove_dir_all(&out).expect("it was written");
+    train(&["train", "--config", path(&temp.path().join("recipe.toml")), "--out", path(&out)]);
+    assert_eq!(score().expect("the recipe has dev pairs"), first);
+}
+
 /// First lines of what came to a proxy.
 fn requests(proxy: &TcpListener) -> Vec<String> {
     let mut lines = Vec::new();

@@ -3,8 +3,8 @@
 //!
 //! Formats go by the file's name: `.parquet` ([`parquet`]); `.tsv` (one row a line), `.jsonl` (one
 //! object a line) and anything else as text, one a line, with `.gz` after any of these three. A
-//! PostgreSQL query gives rows as well ([`database`]). Blank texts and rows of too few columns are
-//! malformed: they are counted, and the first line numbers kept for the report. A row that came
+//! PostgreSQL query gives rows as well ([`database`]). Blank texts, rows of too few columns and
+//! lines that are no UTF-8 are malformed: they are counted, and the first line numbers kept for the report. A row that came
 //! before is dropped.
 //!
 //! What a step sees is a function of (seed, source, how often it was drawn): [`Order`] shuffles
@@ -107,8 +107,13 @@ impl Source {
                 Format::Parquet => parquet::read(config, &mut taken)?,
                 format => {
                     for line in lines(path)? {
-                        let (number, line) = line?;
-                        taken.take(number, parse(format, config, &line))?;
+                        match line {
+                            Ok((number, line)) => {
+                                taken.take(number, parse(format, config, &line))?;
+                            }
+                            Err(Error::Data { line, .. }) => taken.take(line, Line::Malformed)?,
+                            Err(error) => return Err(error),
+                        }
                     }
                 }
             },

@@ -48,6 +48,18 @@ fn malformed_lines_are_counted_with_their_numbers() {
     assert_eq!(rows(&source)[1], ["d", "e"], "an empty third column is no contradiction");
 }
 
+/// A single byte of another encoding, as old data has it, once ended the reading.
+#[test]
+fn a_line_that_is_no_utf8_is_malformed_and_the_next_is_read() {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let path = place.path().join("latin1.txt");
+    std::fs::write(&path, b"one\ncaf\xe9\r\ntwo\r\nthree").expect("it is written");
+    let source = Source::read(&SourceConfig::new(path, Kind::Sentences), place.path());
+    let source = source.expect("three rows");
+    assert_eq!(rows(&source), [["one"], ["two"], ["three"]]);
+    assert_eq!((source.read.malformed, &source.read.malformed_lines[..]), (1, &[2][..]));
+}
+
 #[test]
 fn json_lines_and_text_are_read_and_an_empty_source_is_an_error() {
     let content =

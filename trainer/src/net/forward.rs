@@ -77,7 +77,7 @@ impl Network {
         pooled
     }
 
-    fn embed(&self, texts: &Texts, drop: Option<&Dropout>) -> (Vec<f32>, Norm) {
+    pub(super) fn embed(&self, texts: &Texts, drop: Option<&Dropout>) -> (Vec<f32>, Norm) {
         let hidden = self.hidden();
         let word = &self.weights[self.places.word.clone()];
         let position = &self.weights[self.places.position.clone()];
@@ -94,7 +94,7 @@ impl Network {
         (x, norm)
     }
 
-    fn layer(
+    pub(super) fn layer(
         &self,
         laid: &Laid,
         number: usize,

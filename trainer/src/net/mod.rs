@@ -14,6 +14,7 @@
 
 mod backward;
 mod forward;
+mod narrow;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -11,6 +11,9 @@ use crate::losses::{
     similarity_kl,
 };
 
+/// Sets the choice of how many rows are joined apart from the choices within them.
+const JOINED: u64 = 1 << 63;
+
 /// Texts of a batch, in the order that its loss expects.
 pub struct Batch {
     pub texts: Vec<String>,
@@ -49,18 +52,16 @@ impl Batch {
         visit: u64,
         seed: u64,
     ) -> Result<Batch, Error> {
+        let key = mix(seed ^ mix(visit));
+        if config.loss != Loss::Contrastive {
+            let texts = (0..config.batch as u64)
+                .map(|at| joined(source, config, order, visit * config.batch as u64 + at, key ^ at))
+                .collect::<Result<_, Error>>()?;
+            return Ok(Batch { texts, form: Form::Plain });
+        }
         let first = visit * config.batch as u64;
         let rows = (0..config.batch as u64).map(|at| source.row(order.row(first + at)));
         let rows = rows.collect::<Result<Vec<Vec<String>>, Error>>()?;
-        let key = mix(seed ^ mix(visit));
-        if config.loss != Loss::Contrastive {
-            // One text of each row: a distribution over texts that mean the same teaches nothing.
-            let pick = |(at, row): (usize, &Vec<String>)| {
-                row[(mix(key ^ at as u64) % row.len() as u64) as usize].clone()
-            };
-            let texts = rows.iter().enumerate().map(pick).collect();
-            return Ok(Batch { texts, form: Form::Plain });
-        }
         let column = |at: usize| rows.iter().filter_map(move |row| row.get(at).cloned());
         Ok(match config.kind {
             Kind::Sentences => {
@@ -139,7 +140,82 @@ impl Batch {
     }
 }
 
+/// Text number `text` of distillation: one text of each of 1 to `join` rows, one after another.
+/// (Of each row one: a distribution over texts that mean the same teaches nothing.)
+fn joined(
+    source: &Source,
+    config: &SourceConfig,
+    order: &mut Order,
+    text: u64,
+    key: u64,
+) -> Result<String, Error> {
+    let join = config.join as u64;
+    let parts = 1 + mix(key ^ JOINED) % join;
+    let part = |part: u64| {
+        let mut row = source.row(order.row(text * join + part))?;
+        let at = mix(key ^ part << 32) % row.len() as u64;
+        Ok(row.swap_remove(at as usize))
+    };
+    Ok((0..parts).map(part).collect::<Result<Vec<String>, Error>>()?.join(" "))
+}
+
 /// Rows of f32 as a tensor.
 pub fn tensor(values: &[f32], rows: usize) -> candle_core::Result<Tensor> {
     Tensor::from_slice(values, (rows, values.len() / rows.max(1)), &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::train::config::RunConfig;
+
+    #[test]
+    fn texts_of_distillation_are_joined_from_up_to_so_many_rows_each_drawn_once_an_epoch() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let path = place.path().join("rows.txt");
+        let rows: Vec<String> = (0..120).map(|at| format!("r{at}")).collect();
+        std::fs::write(&path, rows.join("\n")).expect("it is written");
+        let config = SourceConfig {
+            loss: Loss::Regression,
+            teachers: vec![place.path().to_owned()],
+            batch: 4,
+            join: 3,
+            ..SourceConfig::new(path, Kind::Sentences)
+        };
+        let source = Source::read(&config, place.path()).expect("120 rows");
+        let draw = |config: &SourceConfig, visit| {
+            let mut order = Order::new(source.len(), 5);
+            let batch = Batch::draw(&source, config, &mut order, visit, 9).expect("rows");
+            (batch.texts, order)
+        };
+        let (mut seen, mut counts) = (HashSet::new(), [0; 4]);
+        // 10 batches of 4 texts of 3 rows: one epoch.
+        for visit in 0..10 {
+            let (texts, _) = draw(&config, visit);
+            assert_eq!(texts.len(), 4);
+            assert_eq!(texts, draw(&config, visit).0, "no state but the number");
+            for text in texts {
+                let parts: Vec<&str> = text.split(' ').collect();
+                counts[parts.len()] += 1;
+                assert!(parts.iter().all(|part| seen.insert((*part).to_owned())), "{text}");
+            }
+        }
+        assert!(counts[1..].iter().all(|count| *count > 4), "of one, two and three: {counts:?}");
+
+        let single = SourceConfig { join: 1, ..config.clone() };
+        let (texts, mut order) = draw(&single, 2);
+        let expected: Vec<String> = (8..12).map(|at| rows[order.row(at)].clone()).collect();
+        assert_eq!(texts, expected, "one row a text");
+
+        let checked = |source: SourceConfig| {
+            RunConfig { sources: vec![source], ..RunConfig::default() }.check()
+        };
+        checked(config.clone()).expect("it can be trained with");
+        assert!(checked(SourceConfig { join: 0, ..config.clone() }).is_err());
+        let contrast =
+            SourceConfig { loss: Loss::Contrastive, teachers: Vec::new(), ..config.clone() };
+        assert!(checked(contrast).is_err(), "a joined text has no positive");
+    }
 }

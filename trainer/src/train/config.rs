@@ -21,6 +21,9 @@ pub struct RunConfig {
     pub base: PathBuf,
     /// Layers of the base that the student starts with; all if empty.
     pub layers: Vec<usize>,
+    /// Width of the student's states, projected from the base's; the base's if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
     pub pooling: Option<Pooling>,
     pub seed: u64,
     pub steps: usize,
@@ -85,6 +88,9 @@ pub struct SourceConfig {
     /// Rows of a batch.
     #[serde(default = "default_batch")]
     pub batch: usize,
+    /// Rows that a text of distillation is joined from, at most: 1 to so many, by a hash.
+    #[serde(default = "no_join")]
+    pub join: usize,
     /// Factor of the loss where sources are summed, share of the steps where they are drawn.
     #[serde(default = "one")]
     pub weight: f32,
@@ -189,6 +195,9 @@ fn text_field() -> Vec<String> {
 fn default_batch() -> usize {
     64
 }
+fn no_join() -> usize {
+    1
+}
 fn one() -> f32 {
     1.0
 }
@@ -208,6 +217,7 @@ impl SourceConfig {
             limit: None,
             limit_seed: 0,
             batch: default_batch(),
+            join: no_join(),
             weight: 1.0,
             loss: Loss::Contrastive,
             tau: default_tau(),
@@ -234,6 +244,7 @@ impl Default for RunConfig {
             license: None,
             base: PathBuf::new(),
             layers: Vec::new(),
+            width: None,
             pooling: None,
             seed: 1,
             steps: 1_000,
@@ -356,7 +367,7 @@ impl RunConfig {
         positive("accumulate", self.accumulate > 0, self.accumulate.to_string())?;
         positive("threads", self.threads > 0, self.threads.to_string())?;
         positive("pass_tokens", self.pass_tokens > 0, self.pass_tokens.to_string())?;
-        positive("rate", self.rate > 0.0, self.rate.to_string())?;
+        positive("rate", self.rate > 0.0 && self.rate.is_finite(), self.rate.to_string())?;
         for (field, share) in [
             ("dropout", self.dropout),
             ("attention_dropout", self.attention_dropout),
@@ -367,8 +378,19 @@ impl RunConfig {
                 return Err(wrong(field, "0 to below 1", share.to_string()));
             }
         }
-        if self.max_tokens < 3 {
-            return Err(wrong("max_tokens", "3 or more", self.max_tokens.to_string()));
+        let cuts = self.sources.iter().filter_map(|source| source.max_tokens);
+        if let Some(cut) = cuts.chain([self.max_tokens]).find(|cut| *cut < 3) {
+            return Err(wrong("max_tokens", "3 or more", cut.to_string()));
+        }
+        for (field, value) in [("weight_decay", self.weight_decay), ("clip", self.clip)] {
+            if !(0.0..=f32::MAX).contains(&value) {
+                return Err(wrong(field, "0 or more", value.to_string()));
+            }
+        }
+        let whole = |source: &SourceConfig| source.loss == Loss::Regression;
+        if !self.dims.is_empty() && self.sources.iter().all(whole) {
+            let expected = "none where regression, which sees whole vectors, is the only loss";
+            return Err(wrong("dims", expected, format!("{:?}", self.dims)));
         }
         if self.keep == Keep::Best && (self.dev.is_none() || self.dev_every == 0) {
             return Err(wrong("dev", "an STS file and dev_every, to keep the best", "none".into()));
@@ -393,6 +415,10 @@ impl RunConfig {
             let tsv = source.query.is_none() && Format::of(&source.path) == Format::Tsv;
             if source.only.is_some() && !tsv {
                 return Err(wrong("source.only", "a TSV file, to filter", source.place()));
+            }
+            if source.join == 0 || source.join > 1 && !distilled {
+                let expected = "1, or more rows to join with a loss of distillation";
+                return Err(wrong("source.join", expected, source.join.to_string()));
             }
             if source.batch < 2 {
                 return Err(wrong("source.batch", "2 or more", source.batch.to_string()));

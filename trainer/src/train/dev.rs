@@ -15,11 +15,10 @@ use crate::net::Network;
 /// Where dev texts are cut, in tokens; none is longer.
 const CUT: usize = 128;
 
-/// Scored pairs, and the last score.
+/// Scored pairs.
 pub struct Dev {
     texts: Vec<String>,
     scores: Vec<f64>,
-    pub last: f64,
 }
 
 impl Dev {
@@ -42,11 +41,11 @@ impl Dev {
         if scores.len() < 2 {
             return Err(Error::missing(path, "STSB dev pairs"));
         }
-        Ok(Dev { texts, scores, last: 0.0 })
+        Ok(Dev { texts, scores })
     }
 
     /// Spearman × 100 of cosines and gold scores.
-    pub fn score(&mut self, engine: &Engine, network: &Network, tokenizer: &Tokenizer<'_>) -> f64 {
+    pub fn score(&self, engine: &Engine, network: &Network, tokenizer: &Tokenizer<'_>) -> f64 {
         let cut = CUT.min(network.config.max_positions);
         let mut vectors = engine.vectors(network, &tokenize(tokenizer, &self.texts, cut));
         let width = network.hidden();
@@ -55,7 +54,6 @@ impl Dev {
             .chunks_exact(2 * width)
             .map(|pair| dot(&pair[..width], &pair[width..]))
             .collect();
-        self.last = 100.0 * spearman(&cosines, &self.scores);
-        self.last
+        100.0 * spearman(&cosines, &self.scores)
     }
 }

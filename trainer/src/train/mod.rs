@@ -2,7 +2,7 @@
 //! several runs made into one model.
 //!
 //! `config` is the recipe, `batch` what a step sees, `engine` the passes on threads, `optimizer`
-//! the step, `pca` a teacher's reduction, `sif` tokens' weights in a mean, `memory` whether it all fits,
+//! the step, `pca` a teacher's reduction, `narrow` a student's, `sif` tokens' weights in a mean, `memory` whether it all fits,
 //! `checkpoint` what outlives a kill, `run` the loop, `output` the model directory.
 
 mod average;
@@ -12,9 +12,10 @@ pub mod config;
 mod dev;
 pub mod engine;
 mod memory;
+mod narrow;
 mod optimizer;
 pub mod output;
-mod pca;
+pub mod pca;
 mod run;
 mod sif;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,9 +18,9 @@ use super::checkpoint::Checkpoint;
 use super::config::{Head, Keep, Loss, Mix, Projection, RunConfig, TrainPrecision};
 use super::dev::Dev;
 use super::engine::Engine;
-use super::memory;
 use super::optimizer::{Optimizer, rate};
 use super::pca::principal_directions;
+use super::{memory, narrow};
 use crate::data::{Order, Read, Source};
 use crate::error::Error;
 use crate::import::open_base;
@@ -43,8 +43,6 @@ pub struct Trained {
     pub reads: Vec<Read>,
     /// Some of the texts.
     pub sample: Vec<String>,
-    /// The last and the best score.
-    pub dev: Option<(f64, f64)>,
     pub seconds: f64,
 }
 
@@ -104,13 +102,24 @@ impl<'a> Run<'a> {
             network = network.with_layers(&config.layers);
         }
         let positions = network.config.max_positions;
-        if config.max_tokens > positions {
+        let cuts = config.sources.iter().filter_map(|source| source.max_tokens);
+        if let Some(cut) = cuts.chain([config.max_tokens]).find(|cut| *cut > positions) {
             return Err(Error::Recipe {
                 field: "max_tokens".to_owned(),
                 expected: "no more than the base has positions",
-                got: format!("{} of {positions}", config.max_tokens),
+                got: format!("{cut} of {positions}"),
             });
         }
+        let tokenizer = Tokenizer::view(&vocabulary).map_err(|e| Error::Model(e.into()))?;
+        let mut sources = Vec::new();
+        for (at, own) in config.sources.iter().enumerate() {
+            let source = Source::read(own, directory)?;
+            let order = Order::new(source.len(), mix(config.seed ^ mix(at as u64)));
+            sources.push((source, order));
+        }
+        let (source, order) = &mut sources[0];
+        let texts = first_texts(source, order, narrow::TEXTS)?;
+        let network = narrow::narrow(config, network, &texts, &tokenizer)?;
         let width = network.hidden();
         if let Some(prefix) = config.dims.iter().find(|prefix| !(1..width).contains(*prefix)) {
             return Err(Error::Recipe {
@@ -126,11 +135,8 @@ impl<'a> Run<'a> {
             add_extra(&mut extras, &mut extra, (1, width), config.seed, 2);
         }
         let engine = Engine::new(config.threads, config.pass_tokens, config.cache_above);
-        let tokenizer = Tokenizer::view(&vocabulary).map_err(|e| Error::Model(e.into()))?;
         let (mut streams, mut taught) = (Vec::new(), 0);
-        for (at, own) in config.sources.iter().enumerate() {
-            let source = Source::read(own, directory)?;
-            let mut order = Order::new(source.len(), mix(config.seed ^ mix(at as u64)));
+        for ((at, own), (source, mut order)) in config.sources.iter().enumerate().zip(sources) {
             let mut teachers = Vec::new();
             for path in &own.teachers {
                 let teacher = open_base(path)?;
@@ -155,9 +161,7 @@ impl<'a> Run<'a> {
                     });
                 }
                 Projection::Pca if mapped => {
-                    let texts: Vec<String> = (0..PCA_TEXTS.min(source.len()) as u64)
-                        .map(|at| Ok(source.row(order.row(at))?.swap_remove(0)))
-                        .collect::<Result<_, Error>>()?;
+                    let texts = first_texts(&source, &mut order, PCA_TEXTS)?;
                     let cut = own.max_tokens.unwrap_or(config.max_tokens).min(positions);
                     let texts = tokenize(&tokenizer, &texts, cut);
                     let vectors = teach(&engine, &teachers, &texts)?.flatten_all()?.to_vec1()?;
@@ -212,8 +216,6 @@ impl<'a> Run<'a> {
         self.take_steps(self.config.steps)?;
         self.checkpoint()?;
         let seconds = started.elapsed().as_secs_f64();
-        let last = self.dev.as_ref().map(|dev| dev.last);
-        let best = self.best.as_ref().map(|(score, _)| *score);
         if let Some((_, weights)) = self.best.filter(|_| self.config.keep == Keep::Best) {
             self.network.weights = weights;
         } else if self.config.ema > 0.0 {
@@ -221,15 +223,12 @@ impl<'a> Run<'a> {
         }
         let mut sample: Vec<String> = Vec::new();
         for stream in &mut self.streams {
-            for at in 0..SAMPLE.min(stream.source.len()) as u64 {
-                sample.push(stream.source.row(stream.order.row(at))?.swap_remove(0));
-            }
+            sample.extend(first_texts(&stream.source, &mut stream.order, SAMPLE)?);
         }
         let mut seen = HashSet::new();
         sample.retain(|text| seen.insert(text.clone()));
         let reads = self.streams.into_iter().map(|stream| stream.source.read).collect();
-        let dev = last.map(|last| (last, best.unwrap_or(last)));
-        Ok(Trained { network: self.network, reads, sample, dev, seconds })
+        Ok(Trained { network: self.network, reads, sample, seconds })
     }
 
     /// Trains until so many steps are done.
@@ -403,7 +402,7 @@ impl<'a> Run<'a> {
 
     /// Spearman on the dev pairs, of the average where one is kept.
     fn score(&mut self, tokenizer: &Tokenizer<'_>) -> Option<f64> {
-        let dev = self.dev.as_mut()?;
+        let dev = self.dev.as_ref()?;
         let average = &self.optimizer[0].average;
         let averaged;
         let network = if average.is_empty() {
@@ -453,7 +452,13 @@ impl<'a> Run<'a> {
                     got: "a different one".to_owned(),
                 });
             }
-            Err(_) => std::fs::write(&path, recipe).map_err(|e| Error::io(&path, e))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                if self.directory.join(CHECKPOINT).exists() {
+                    return Err(Error::missing(&path, "the recipe of the checkpoint beside it"));
+                }
+                replace(&path, &recipe)?;
+            }
+            Err(error) => return Err(Error::io(&path, error)),
         }
         let path = self.directory.join(CHECKPOINT);
         if !path.exists() {
@@ -481,6 +486,12 @@ impl<'a> Run<'a> {
         self.step = checkpoint.step;
         keep_metrics(&self.directory.join(METRICS), self.step)
     }
+}
+
+/// The first texts of a source's first rows in the order of the run.
+fn first_texts(source: &Source, order: &mut Order, count: usize) -> Result<Vec<String>, Error> {
+    let rows = 0..count.min(source.len()) as u64;
+    rows.map(|at| Ok(source.row(order.row(at))?.swap_remove(0))).collect()
 }
 
 /// Vectors of several teachers, each normalized, side by side: the cosine of two such rows is the
@@ -546,5 +557,12 @@ fn keep_metrics(path: &Path, steps: usize) -> Result<(), Error> {
     if !text.is_empty() {
         text.push('\n');
     }
-    std::fs::write(path, text).map_err(|source| Error::io(path, source))
+    replace(path, &text)
+}
+
+/// Writes a file beside its place and moves it there: a kill leaves the old one or the new one.
+fn replace(path: &Path, text: &str) -> Result<(), Error> {
+    let partial = path.with_extension("partial");
+    let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|source| Error::io(path, source))
 }

@@ -10,7 +10,7 @@ use distilface_core::training::{Products, mix};
 use distilface_tests::TinyModel;
 
 use super::config::{Kind, Loss, Mix, Projection, RunConfig, SourceConfig};
-use super::run::{CHECKPOINT, METRICS, Run};
+use super::run::{CHECKPOINT, METRICS, RECIPE, Run};
 use super::{output, sif};
 use crate::net::Network;
 
@@ -152,6 +152,39 @@ fn a_run_does_not_go_on_under_another_recipe_or_a_damaged_checkpoint() {
     assert!(Run::open(&config, &directory).is_err());
 }
 
+#[test]
+fn a_checkpoint_without_its_recipe_and_values_out_of_range_are_refused() {
+    let place = Place::new("values");
+    let config = place.recipe();
+    let directory = place.0.join("run");
+    train(&config, directory.clone());
+    std::fs::remove_file(directory.join(RECIPE)).expect("it was written");
+    let refused = Run::open(&config, &directory).err().expect("whose is the checkpoint?");
+    assert!(refused.to_string().contains("the recipe of the checkpoint"), "{refused}");
+
+    type Change = fn(&mut RunConfig);
+    let refused = |change: Change| {
+        let mut config = config.clone();
+        change(&mut config);
+        Run::open(&config, &place.0.join("new")).err().expect("it is refused").to_string()
+    };
+    let wrong: [(&str, Change); 6] = [
+        ("max_tokens: expected 3", |config| config.sources[1].max_tokens = Some(2)),
+        ("max_tokens: expected no more", |config| config.sources[1].max_tokens = Some(17)),
+        ("clip: expected 0", |config| config.clip = f32::NAN),
+        ("weight_decay: expected 0", |config| config.weight_decay = -0.1),
+        ("rate: expected more", |config| config.rate = f32::INFINITY),
+        ("dims: expected none", |config| {
+            config.sources.remove(0);
+            config.sources[0].loss = Loss::Regression;
+        }),
+    ];
+    for (start, change) in wrong {
+        let said = refused(change);
+        assert!(said.starts_with(start), "{start}: {said}");
+    }
+}
+
 /// Gradient caching and the number of texts in a pass change how much is kept, not what is learned.
 #[test]
 fn gradient_caching_gives_the_same_bits() {
@@ -219,6 +252,48 @@ fn a_wider_teacher_is_reduced_by_principal_directions_and_nothing_is_learned_bes
     Run::open(&config, &place.0.join("equal")).expect("equal widths need no projection");
     config.sources[0].loss = Loss::Similarity;
     assert!(config.check().is_err(), "nothing to project in a loss of similarities");
+}
+
+#[test]
+fn a_narrower_student_starts_from_its_base_and_is_distilled_from_it() {
+    let place = Place::new("narrow");
+    let full = place.recipe();
+    let mut config = RunConfig {
+        width: Some(8),
+        layers: vec![1],
+        steps: 30,
+        rate: 5e-3,
+        ema: 0.0,
+        dims: Vec::new(),
+        ..full
+    };
+    config.sources.remove(0);
+    let directory = place.0.join("run");
+    let run = Run::open(&config, &directory).expect("the recipe is sound");
+    let network = run.run().expect("it trains").network;
+    let sizes = &network.config;
+    assert_eq!((sizes.hidden, sizes.heads, sizes.intermediate, sizes.layers), (8, 1, 16, 1));
+    let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["loss"].as_f64();
+    let losses: Vec<f64> = metrics.lines().filter_map(loss).collect();
+    assert!(losses[25..].iter().sum::<f64>() < 0.8 * losses[..5].iter().sum::<f64>(), "{losses:?}");
+
+    let again = place.0.join("again");
+    let mut run = Run::open(&config, &again).expect("the recipe is sound");
+    run.take_steps(7).expect("it trains");
+    drop(run);
+    assert!(train(&config, again) == network.weights, "it goes on after a kill");
+
+    let base = ModelDir::open(&config.base).expect("it opens");
+    let out = place.0.join("narrow");
+    output::write(&out, None, &base, &network, &output::Form::default()).expect("it is written");
+    assert_eq!(ModelDir::open(&out).expect("it opens").manifest().dimensions, 8);
+
+    for width in [0, 4, 12, 16, 24] {
+        config.width = Some(width);
+        let refused = Run::open(&config, &place.0.join("refused")).err().expect("it is refused");
+        assert!(refused.to_string().starts_with("width: expected whole heads"), "{refused}");
+    }
 }
 
 /// Weights of tokens are counted in a file, written, read back, trained with and handed on.
