@@ -156,6 +156,10 @@ eval-models: tools-build ## STS and SciFact of the committed models, beside thei
 	@cargo build --release --locked -p distilface-train
 	@benches/eval_models.sh
 
+.PHONY: bench-models
+bench-models: ## distilface-tiny's speed beside distilface-small's, one thread
+	@benches/model_speed.sh
+
 .PHONY: check-st
 check-st: model ## sentence-transformers loads what the trainer writes, every pooling (6 GB from PyPI)
 	@cargo build --release --locked -p distilface-train

@@ -24,7 +24,7 @@ for card in models/*/README.md; do
   [ -f "$model/model.packed" ] || continue
   git ls-files --error-unmatch "$card" >/dev/null 2>&1 || continue
   say "$name"
-  report=$(target/release/distilface-train eval "$model" --sts $sts --retrieval $scifact | tee /dev/stderr)
+  report=$(target/release/distilface-train eval "$model" --sts $sts --retrieval $scifact | tee >(cat >&2))
   field() { awk -v key="$1" '$1 == key { print $2; exit }' <<<"$report"; }
   compare "$name-seven" "$(field seven)" "$(stated "$card" 'seven tasks')" 0.05
   compare "$name-five" "$(field five)" "$(stated "$card" 'five tasks (STS12–15, STS-B)')" 0.05
