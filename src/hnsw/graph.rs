@@ -13,8 +13,6 @@ use super::select::select_neighbors;
 use crate::page::PageError;
 use crate::vector::prefetch;
 use parking_lot::{Mutex, RwLock};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Nodes and their links.
@@ -291,50 +289,60 @@ impl Graph {
     /// The `ef` nodes nearest to `node` that a best-first search from `starts` meets, nearest
     /// first, in `scratch.found`: Algorithm 2.
     fn search_level(&self, node: u32, starts: &[u32], ef: usize, level: u8, scratch: &mut Scratch) {
-        let Scratch { visited, queue, best, found, fresh, .. } = scratch;
+        let Scratch { visited, pool, found, fresh, .. } = scratch;
         visited.clear();
-        queue.clear();
-        best.clear();
+        pool.clear();
         let query = self.code(node);
         for &start in starts {
             if visited.insert(start) {
                 let key = order_key(self.scorer.distance(query, self.code(start)), start);
-                queue.push(Reverse(key));
-                best.push(key);
+                pool.push(Pooled { key, is_expanded: false });
             }
         }
-        while best.len() > ef {
-            best.pop();
-        }
-        while let Some(Reverse(key)) = queue.pop() {
-            let worst = best.peek().copied().unwrap_or(u64::MAX);
-            if key > worst && best.len() >= ef {
-                break;
+        pool.sort_unstable_by_key(|pooled| pooled.key);
+        pool.truncate(ef);
+        let mut at = 0;
+        while let Some(pooled) = pool.get_mut(at) {
+            let nearest = pooled.key as u32;
+            if std::mem::replace(&mut pooled.is_expanded, true) {
+                at += 1;
+                continue;
+            }
+            // Most often what is next by now stays the next.
+            if let Some(next) = pool[at + 1..].iter().find(|pooled| !pooled.is_expanded) {
+                prefetch(self.link_slots(next.key as u32, level));
             }
             fresh.clear();
-            for other in self.links(key as u32, level) {
+            for other in self.links(nearest, level) {
                 if visited.insert(other) {
                     prefetch(self.code(other).codes);
                     fresh.push(other);
                 }
             }
+            at += 1;
             for &other in &*fresh {
                 let key = order_key(self.scorer.distance(query, self.code(other)), other);
-                if best.len() < ef {
-                    best.push(key);
-                    queue.push(Reverse(key));
-                } else if let Some(mut worst) = best.peek_mut()
-                    && key < *worst
-                {
-                    *worst = key;
-                    queue.push(Reverse(key));
+                if pool.len() >= ef && pool.last().is_some_and(|last| key >= last.key) {
+                    continue;
                 }
+                let place = pool.partition_point(|pooled| pooled.key < key);
+                if pool.len() >= ef {
+                    pool.pop();
+                }
+                pool.insert(place, Pooled { key, is_expanded: false });
+                at = at.min(place);
             }
         }
         found.clear();
-        found.extend(best.drain().map(|key| (key_distance(key), key as u32)));
-        found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        found.extend(pool.iter().map(|&Pooled { key, .. }| (key_distance(key), key as u32)));
     }
+}
+
+/// One of the nearest nodes that a search has met.
+struct Pooled {
+    /// See [`order_key`].
+    key: u64,
+    is_expanded: bool,
 }
 
 struct NodeMetaOf {
@@ -353,8 +361,8 @@ impl From<&Code> for NodeMetaOf {
 #[derive(Default)]
 pub(crate) struct Scratch {
     visited: Visited,
-    queue: BinaryHeap<Reverse<u64>>,
-    best: BinaryHeap<u64>,
+    /// Nearest first.
+    pool: Vec<Pooled>,
     found: Vec<(f32, u32)>,
     picked: Vec<u32>,
     kept: Vec<u32>,

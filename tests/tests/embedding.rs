@@ -206,6 +206,43 @@ fn distances_are_right_for_stored_toasted_and_short_values() {
 }
 
 #[test]
+fn a_toasted_operand_that_stays_the_same_is_read_once() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE TABLE toasted (n int, e embedding(1000));
+         INSERT INTO toasted SELECT n, array_agg(random() - 0.5)::embedding
+           FROM generate_series(1, 300) n, generate_series(1, 1000) GROUP BY n;
+         CREATE TABLE plain (n int, e embedding(1000));
+         ALTER TABLE plain ALTER e SET STORAGE plain;
+         INSERT INTO plain SELECT * FROM toasted; ANALYZE",
+    );
+    let mut session = cluster.session();
+    session.sql("SET max_parallel_workers_per_gather = 0; SET work_mem = '1MB'");
+    for operator in ["<->", "<#>", "<=>", "<+>"] {
+        // Either operand changes in every row, every few rows, or never.
+        for join in ["true", "b.n % 40 = 0", "a.n % 40 = 0"] {
+            let distances = |table: &str| {
+                format!(
+                    "SELECT a.n, b.n, a.e {operator} b.e FROM {table} a, {table} b WHERE a.n < 60 AND {join} ORDER BY 1, 2"
+                )
+            };
+            let rows = session.rows(&distances("toasted"));
+            assert!(rows == session.rows(&distances("plain")), "{operator}, {join}");
+        }
+        let fixed = "(SELECT e FROM toasted WHERE n = 7)";
+        for (a, b) in [("plain.e", fixed), (fixed, "plain.e")] {
+            let query = format!("SELECT sum({a} {operator} {b}) FROM plain");
+            let plan = session.column(&format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {query}"));
+            let line = plan.iter().find(|line| line.contains("shared hit=")).expect("a line");
+            let buffers: u32 =
+                line.split(['=', ' ']).filter_map(|word| word.parse::<u32>().ok()).sum();
+            // A page for two rows of `plain` and a few for the other table; 300 reads take 1,800.
+            assert!((150..300).contains(&buffers), "{query}: {line}");
+        }
+    }
+}
+
+#[test]
 fn arithmetic_works_by_element_and_reports_overflow() {
     let cluster = Cluster::start();
     let one = |sql: &str| cluster.one(&format!("SELECT {sql}"));

@@ -365,3 +365,23 @@ fn the_planner_weighs_filter_columns_against_other_ways() {
     let text = plan(&format!("ORDER BY e <=> '{q}', e <=> '{other}' LIMIT 5"));
     assert!(text.contains("Sort"), "{text}");
 }
+
+#[test]
+fn an_index_with_the_column_that_is_asked_for_is_chosen_over_one_without() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE TABLE t (k int, tenant int, e embedding(128));
+         INSERT INTO t SELECT k, k % 100, array_agg(random())::embedding
+           FROM generate_series(1, 20000) k, generate_series(1, 128) GROUP BY k;
+         CREATE INDEX bare ON t USING distilface_hnsw (e);
+         CREATE INDEX filtered ON t USING distilface_hnsw (e, tenant); ANALYZE t;
+         SET enable_seqscan = off",
+    );
+    let q = random_vector(1, 128);
+    for condition in ["tenant = 7", "tenant < 3"] {
+        let query = format!("SELECT k FROM t WHERE {condition} ORDER BY e <=> '{q}' LIMIT 10");
+        let plan = session.column(&format!("EXPLAIN {query}")).join("\n");
+        assert!(plan.contains("Index Scan using filtered "), "{plan}");
+    }
+}

@@ -6,34 +6,35 @@ use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 
 use super::{Embedding, EmbeddingRef, check_same_dims};
 use crate::pg::numbers::NumberArray;
+use crate::pg::operands::Operand;
 use crate::pg::report::Report;
 
 /// `<->`
 #[pg_extern(sql = false)]
-fn embedding_l2_distance(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+fn embedding_l2_distance(a: Operand, b: Operand) -> f64 {
     distance(Metric::L2, &a, &b)
 }
 
 /// `<#>`
 #[pg_extern(sql = false)]
-fn embedding_negative_inner_product(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+fn embedding_negative_inner_product(a: Operand, b: Operand) -> f64 {
     distance(Metric::InnerProduct, &a, &b)
 }
 
 /// `<=>`
 #[pg_extern(sql = false)]
-fn embedding_cosine_distance(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+fn embedding_cosine_distance(a: Operand, b: Operand) -> f64 {
     distance(Metric::Cosine, &a, &b)
 }
 
 /// `<+>`
 #[pg_extern(sql = false)]
-fn embedding_l1_distance(a: EmbeddingRef, b: EmbeddingRef) -> f64 {
+fn embedding_l1_distance(a: Operand, b: Operand) -> f64 {
     distance(Metric::L1, &a, &b)
 }
 
 #[pg_extern(sql = false)]
-fn distilface_similarity_embedding(a: EmbeddingRef, b: EmbeddingRef) -> Option<f32> {
+fn distilface_similarity_embedding(a: Operand, b: Operand) -> Option<f32> {
     let distance = distance(Metric::Cosine, &a, &b);
     // A zero vector is similar to nothing, and NaN would be more than any similarity.
     (!distance.is_nan()).then_some((1.0 - distance) as f32)
@@ -42,7 +43,7 @@ fn distilface_similarity_embedding(a: EmbeddingRef, b: EmbeddingRef) -> Option<f
 /// Cosine distance for an order in which rows without one come first, as NULL does in a descending
 /// order of similarity: strategy 2 of `embedding_cosine_ops`.
 #[pg_extern(sql = false)]
-fn embedding_cosine_undefined_first(a: Option<EmbeddingRef>, b: Option<EmbeddingRef>) -> f64 {
+fn embedding_cosine_undefined_first(a: Option<Operand>, b: Option<Operand>) -> f64 {
     let distance = match (a, b) {
         (Some(a), Some(b)) => distance(Metric::Cosine, &a, &b),
         _ => f64::NAN,

@@ -26,6 +26,7 @@ pub mod limits;
 pub mod list;
 pub mod mapped;
 pub mod numbers;
+pub mod operands;
 pub mod owner;
 pub mod planner;
 pub mod report;

@@ -2,8 +2,8 @@
 //! and not when it is not.
 //!
 //! The first row comes after a walk of the graph: `ef_search` and `m` say how many nodes it
-//! visits. Every further row costs its share of the whole graph, so a query whose other conditions
-//! leave few rows sees the cost of a long scan and gets another plan.
+//! visits. Every further row costs its share of a scan of all rows, which comes back to each page some
+//! times, so a query whose other conditions leave few rows sees the cost of a long scan and gets another plan.
 //!
 //! Clauses on filter columns make the walk longer by the share of rows that they leave, or a read of the
 //! nodes that pass, whichever is cheaper, as the scan itself decides (`src/hnsw/filtered.rs`).
@@ -60,7 +60,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             }
             false => {
                 *startup_cost = walk;
-                *total_cost = walk.max(whole);
+                *total_cost = walk.max(whole * PASSES);
             }
         }
         *total_cost += index.entries * share * pg_sys::cpu_index_tuple_cost;
@@ -77,6 +77,9 @@ struct Index {
 
 /// Pages that a walk touches for each node it visits: neighbors lie close together.
 const PAGES_PER_NODE: f64 = 0.25;
+/// Times that a scan to the end comes back to a page: 100,000 real embeddings took 114,000 accesses to 14,300
+/// pages. The first rows cost more each, ten times their share of that.
+const PASSES: f64 = 8.0;
 /// Attribute pages are one in so many.
 const NODE_PAGES_PER_ATTRIBUTE_PAGE: f64 = 100.0;
 
