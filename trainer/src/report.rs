@@ -64,9 +64,7 @@ pub fn write(
             html.push_str(&curve(title, &points));
         }
     }
-    let dev = series("dev");
-    if let Some((_, last)) = dev.last() {
-        let best = dev.iter().fold(*last, |best, (_, score)| best.max(*score));
+    if let Some((last, best)) = last_and_best(&series("dev")) {
         let _ = writeln!(html, "<p>STS-B dev: last {last:.2}, best {best:.2}.</p>");
     }
     let mut scores = None;
@@ -99,6 +97,12 @@ pub fn write(
     let path = directory.join("report.html");
     std::fs::write(&path, html).map_err(|source| Error::io(&path, source))?;
     Ok(scores)
+}
+
+/// Of scores by step; the metrics hold them all, whichever call took the steps.
+fn last_and_best(scores: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let (_, last) = *scores.last()?;
+    Some((last, scores.iter().fold(last, |best, (_, score)| best.max(*score))))
 }
 
 /// What the steps took, of the seconds since the start of the call that took each.
@@ -228,6 +232,12 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_best_score_may_lie_before_the_last() {
+        assert_eq!(last_and_best(&[(1.0, 81.0), (3.0, 83.0), (5.0, 82.0)]), Some((82.0, 83.0)));
+        assert_eq!(last_and_best(&[]), None);
+    }
 
     #[test]
     fn a_run_that_went_on_took_as_long_as_all_its_calls() {
