@@ -29,6 +29,7 @@ mod server;
 mod session;
 mod standby;
 mod template;
+mod upgrade;
 
 pub use cluster::{Builder, Cluster, Kept};
 pub use corpus::second_column;

@@ -101,6 +101,12 @@ pub unsafe extern "C-unwind" fn ambuild(
     index: pg_sys::Relation,
     index_info: *mut pg_sys::IndexInfo,
 ) -> *mut pg_sys::IndexBuildResult {
+    // SAFETY: set when the server starts.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        // `pg_upgrade` puts the old index's file in the place of this one's, and the models that it loaded
+        // are not there yet.
+        return build_result(0.0, 0);
+    }
     // SAFETY: PostgreSQL keeps the new index open and locked during the call.
     let index = unsafe { IndexRelation::new(index) };
     let mut build = Build {
