@@ -106,10 +106,12 @@ pub fn define() {
     }
 }
 
-/// Refuses a model that is not here when the option is set, not when the index is built.
+/// Refuses a model that is not here when the option is set, not when the index is built. While `pg_upgrade`
+/// restores the schema, none is here yet.
 #[pg_guard]
 unsafe extern "C-unwind" fn validate_model(name: *const std::ffi::c_char) {
-    if !name.is_null() {
+    // SAFETY: set when the server starts.
+    if !name.is_null() && !unsafe { pg_sys::IsBinaryUpgrade } {
         // SAFETY: PostgreSQL passes a NUL-terminated string.
         registry::by_name(&unsafe { CStr::from_ptr(name) }.to_string_lossy());
     }
