@@ -94,7 +94,10 @@ pub fn insert<S: PageStore + Send + Sync + 'static>(
 ) -> Result<(), Bm25Error> {
     let pages = {
         let _lock = store.lock_updates(LockMode::Shared)?;
-        pending::append(&**store, texts, tid)?
+        store.failpoint("text insert begins")?;
+        let pages = pending::append(&**store, texts, tid)?;
+        store.failpoint("text insert wrote its row")?;
+        pages
     };
     if pages > PENDING_LIMIT
         && let Some(_lock) = store.lock_maintenance(Wait::No)?
@@ -157,9 +160,12 @@ pub fn bulk_delete<S: PageStore + Send + Sync + 'static>(
     is_dead: &mut dyn FnMut(HeapTid) -> bool,
 ) -> Result<VacuumStats, Bm25Error> {
     let _lock = store.lock_maintenance(Wait::Yes)?;
+    store.failpoint("text vacuum begins")?;
     // Waits out inserts that began before and still hold a row; later ones are of living rows.
     drop(store.lock_updates(LockMode::Exclusive)?);
+    store.failpoint("text vacuum waited for inserts")?;
     merge_pending_locked(store)?;
+    store.failpoint("text vacuum merged the pending rows")?;
     let mut stats = VacuumStats::default();
     for entry in Meta::load(&**store)?.segments {
         store.check_interrupts()?;
@@ -177,6 +183,7 @@ pub fn bulk_delete<S: PageStore + Send + Sync + 'static>(
             }
         }
         stats.removed += u64::from(map.mark_dead(&**store, &dead)?);
+        store.failpoint("text vacuum marked dead rows")?;
     }
     Ok(stats)
 }
@@ -190,6 +197,7 @@ pub fn cleanup<S: PageStore + Send + Sync + 'static>(
     store: &Arc<S>,
 ) -> Result<VacuumStats, Bm25Error> {
     let _lock = store.lock_maintenance(Wait::Yes)?;
+    store.failpoint("text cleanup begins")?;
     merge_pending_locked(store)?;
     for entry in Meta::load(&**store)?.segments {
         if entry.dead > 0 && entry.dead >= entry.docs.div_ceil(DEAD_SHARE) {
@@ -197,7 +205,9 @@ pub fn cleanup<S: PageStore + Send + Sync + 'static>(
         }
     }
     merge_tiers(store, u64::MAX)?;
+    store.failpoint("text cleanup merged segments")?;
     let recovered_pages = sweep(store)?;
+    store.failpoint("text cleanup swept")?;
     let meta = Meta::load(&**store)?;
     Ok(VacuumStats {
         removed: 0,
@@ -212,6 +222,7 @@ fn merge_pending_locked<S: PageStore + Send + Sync + 'static>(
     store: &Arc<S>,
 ) -> Result<(), Bm25Error> {
     let Some(until) = pending::close(&**store)? else { return Ok(()) };
+    store.failpoint("the pending list is closed")?;
     let meta = Meta::load(&**store)?;
     let pending = pending::read(&**store, &meta, pending::Extent::Before(until))?;
     if meta.segments.len() == MAX_SEGMENTS {
@@ -226,9 +237,11 @@ fn merge_pending_locked<S: PageStore + Send + Sync + 'static>(
         }
         Some(write_memory(&**store, &builder.finish()?)?)
     };
+    store.failpoint("the pending rows are a segment")?;
     let owner = draw_serial(&**store)?;
     let (head, tail, pages) = write_map(&**store, owner, &pending.blocks, &[])?;
     alloc::make_room(&**store, 1)?;
+    store.failpoint("the pending pages are listed")?;
     let mut txn = store.begin()?;
     let mut meta = Meta::parse(txn.page(METAPAGE)?)?;
     let freed = pending.blocks.len() as u32;
@@ -347,6 +360,7 @@ fn merge_segments<S: PageStore + Send + Sync + 'static>(
         store.check_interrupts()?;
         Some(write_memory(&**store, &merged)?)
     };
+    store.failpoint("a merged segment is written")?;
     alloc::make_room(&**store, old.len())?;
     let mut txn = store.begin()?;
     let mut meta = Meta::parse(txn.page(METAPAGE)?)?;
@@ -365,7 +379,8 @@ fn merge_segments<S: PageStore + Send + Sync + 'static>(
     }
     meta.version += 1;
     meta.write(txn.page(METAPAGE)?);
-    Ok(txn.commit()?)
+    txn.commit()?;
+    Ok(store.failpoint("a merged segment took its place")?)
 }
 
 fn alive_bit_set(docs: u32, lives: impl Fn(u32) -> bool) -> Result<AliveBitSet, Bm25Error> {
@@ -481,6 +496,7 @@ impl<S: PageStore + Send + Sync + 'static> Builder<S> {
     /// As for [`create`].
     pub fn new(store: Arc<S>, params: Bm25Params, memory_limit: usize) -> Result<Self, Bm25Error> {
         create(&*store, &params)?;
+        store.failpoint("text build has an empty index")?;
         let memory_limit = memory_limit.max(MIN_BUILD_MEMORY);
         let segment = SegmentBuilder::new(&params, memory_limit / 2)?;
         Ok(Self { store, params, memory_limit, segment, rows: 0 })
@@ -513,6 +529,7 @@ impl<S: PageStore + Send + Sync + 'static> Builder<S> {
             merge_smallest(&self.store)?;
         }
         let entry = write_memory(&*self.store, &full.finish()?)?;
+        self.store.failpoint("text build wrote a segment")?;
         let mut txn = self.store.begin()?;
         let mut meta = Meta::parse(txn.page(METAPAGE)?)?;
         meta.segments.push(entry);
@@ -527,6 +544,7 @@ impl<S: PageStore + Send + Sync + 'static> Builder<S> {
     /// As for [`Builder::add`].
     pub fn finish(mut self) -> Result<u64, Bm25Error> {
         self.flush()?;
+        self.store.failpoint("text build wrote all segments")?;
         let segments = Meta::load(&*self.store)?.segments;
         let bytes: u64 = segments.iter().map(|entry| entry.bytes).sum();
         if segments.len() > 1 && bytes <= MERGE_BYTES.max(self.memory_limit as u64) {

@@ -86,7 +86,9 @@ pub(crate) fn append<S: PageStore>(
         item.extend_from_slice(&row);
         (item, 0)
     } else {
-        write_overflow(store, &row)?
+        let written = write_overflow(store, &row)?;
+        store.failpoint("text insert wrote overflow pages")?;
+        written
     };
     loop {
         if overflow_pages == 0 && append_to_tail(store, meta.pending_tail, &item)? {

@@ -1,5 +1,5 @@
-//! Tests 6 and 7 of the reliability plan: a build, an insert, a vacuum and a scan that fail, panic, are canceled
-//! or are held at a named moment (`distilface.failpoint`, `extension/src/pg/failpoint.rs`).
+//! Tests 6 and 7 of the reliability plan, for both access methods: a build, an insert, a vacuum and a scan that fail,
+//! panic, are canceled or are held at a named moment (`distilface.failpoint`, `extension/src/pg/failpoint.rs`).
 
 use std::cell::Cell;
 use std::thread;
@@ -106,6 +106,83 @@ fn whatever_fails_at_any_moment_leaves_a_whole_index_and_no_lock() {
                 assert_whole(&mut session, &format!("{moment}={action} and another vacuum"));
                 let dead = session.one("SELECT dead_nodes FROM distilface_index_info('t_e')");
                 assert_eq!(dead, "0", "dead nodes after {moment}={action} and another vacuum");
+            }
+            key += 10;
+        }
+    }
+    assert!(!cluster.log().contains("leak"), "a pin or a lock leaked:\n{}", cluster.log());
+}
+
+/// The same of a full text index.
+const TEXT_MOMENTS: [(&str, Operation); 18] = [
+    ("text build has an empty index", Operation::Build),
+    ("text build wrote a segment", Operation::Build),
+    ("text build wrote all segments", Operation::Build),
+    ("text insert begins", Operation::Insert),
+    ("text insert wrote overflow pages", Operation::Insert),
+    ("text insert wrote its row", Operation::Insert),
+    ("text vacuum begins", Operation::Vacuum),
+    ("text vacuum waited for inserts", Operation::Vacuum),
+    ("the pending list is closed", Operation::Vacuum),
+    ("the pending rows are a segment", Operation::Vacuum),
+    ("the pending pages are listed", Operation::Vacuum),
+    ("text vacuum merged the pending rows", Operation::Vacuum),
+    ("text vacuum marked dead rows", Operation::Vacuum),
+    ("text cleanup begins", Operation::Vacuum),
+    ("a merged segment is written", Operation::Vacuum),
+    ("a merged segment took its place", Operation::Vacuum),
+    ("text cleanup merged segments", Operation::Vacuum),
+    ("text cleanup swept", Operation::Vacuum),
+];
+
+/// Rows of a table of texts; every seventh is longer than a page.
+fn insert_texts(from: u64, rows: u64) -> String {
+    format!(
+        "INSERT INTO d SELECT k, 'common word' || k || repeat(' more of it', CASE WHEN k % 7 = 0 THEN 1000 ELSE 1 END)
+           FROM generate_series({from}, {from} + {rows} - 1) k"
+    )
+}
+
+fn assert_texts_whole(session: &mut Session, moment: &str) {
+    session.assert_sound("d_body");
+    session.sql("SET enable_seqscan = off");
+    let found = session.column("SELECT k FROM d WHERE body @@@ 'common' ORDER BY k");
+    session.sql("RESET enable_seqscan");
+    assert_eq!(found, session.column("SELECT k FROM d ORDER BY k"), "after {moment}");
+    let locks = session.one("SELECT count(*) FROM pg_locks WHERE locktype IN ('page', 'advisory')");
+    assert_eq!(locks, "0", "locks left after {moment}");
+}
+
+#[test]
+fn whatever_fails_at_any_moment_leaves_a_whole_text_index_and_no_lock() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql("CREATE TABLE d (k bigint, body text)");
+    session.sql(&insert_texts(0, 300));
+    session.sql("CREATE INDEX d_body ON d USING distilface_bm25 (body)");
+    let mut key = 1000;
+    for (moment, operation) in TEXT_MOMENTS {
+        for (action, code) in [("error", "XX000"), ("panic", "XX000"), ("cancel", "57014")] {
+            // Rows that wait in the pending list, and a fifth of those in segments dead.
+            session.sql(&format!("DELETE FROM d WHERE k % 5 = {}", key / 10 % 5));
+            session.sql(&insert_texts(key, 8));
+            session.sql(&format!("SET distilface.failpoint = '{moment}={action}'"));
+            let failed: Result<_, SqlError> = match operation {
+                Operation::Build => session.try_sql("REINDEX INDEX d_body"),
+                Operation::Insert => session.try_sql(&insert_texts(key + 1_000_000, 8)),
+                Operation::Vacuum => session.try_sql("VACUUM (INDEX_CLEANUP on) d"),
+                Operation::Scan => unreachable!("no moment of a text index is a scan's"),
+            };
+            let error = failed.expect_err(moment);
+            assert_eq!(error.code.code(), code, "{moment}={action}: {error}");
+            session.sql("RESET distilface.failpoint");
+            session.sql(&insert_texts(key + 8, 2));
+            assert_texts_whole(&mut session, &format!("{moment}={action}"));
+            if operation == Operation::Vacuum {
+                // The next one finishes what this one began.
+                session.sql("VACUUM (INDEX_CLEANUP on) d");
+                assert_texts_whole(&mut session, &format!("{moment}={action} and another vacuum"));
+                session.sql(&insert_texts(key + 500_000, 60));
             }
             key += 10;
         }

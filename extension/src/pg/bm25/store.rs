@@ -127,6 +127,10 @@ impl PageStore for BackendStore {
         self.attached()?.lock_maintenance(wait)
     }
 
+    fn failpoint(&self, name: &'static str) -> Result<(), PageError> {
+        self.attached()?.failpoint(name)
+    }
+
     fn check_interrupts(&self) -> Result<(), PageError> {
         self.attached()?.check_interrupts()
     }
