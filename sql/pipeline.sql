@@ -377,6 +377,8 @@ AS $$
 DECLARE
 	relation CONSTANT regclass := coalesce(p.chunk_table, p.relation);
 BEGIN
+	-- CREATE INDEX alone lets a second one begin, and the worker may be here while a client is.
+	EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);
 	IF EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 			JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 			WHERE i.indrelid = relation AND m.amname = 'distilface_hnsw' AND a.attname = p.target) THEN

@@ -101,3 +101,33 @@ fn a_generated_column_is_one_rewrite() {
     assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
     session.assert_sound("docs_e_idx");
 }
+
+#[test]
+fn two_sessions_that_finish_a_pipeline_build_one_index() {
+    let cluster = Cluster::start();
+    let mut first = cluster.session();
+    first.sql("CREATE TABLE docs (body text); INSERT INTO docs VALUES ('one'), ('two')");
+    first.sql("CALL distilface_vectorize('docs', 'body', 'e')");
+    // As it is between the last row and the index.
+    first.sql("DROP INDEX docs_e_idx; UPDATE distilface.pipelines SET filled = false");
+    let id = first.one("SELECT id FROM distilface.pipelines");
+    let step = format!("SELECT filled FROM distilface.step({id})");
+    first.sql("BEGIN");
+    assert_eq!(first.one(&step), "t");
+    std::thread::scope(|scope| {
+        let mut second = cluster.session();
+        let pid = second.pid();
+        let waiting = scope.spawn(move || second.one(&step));
+        let mut watcher = cluster.session();
+        while watcher
+            .one(&format!("SELECT wait_event_type FROM pg_stat_activity WHERE pid = {pid}"))
+            != "Lock"
+        {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        first.sql("COMMIT");
+        assert_eq!(waiting.join().expect("the second session's step"), "t");
+    });
+    assert_eq!(first.one("SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass"), "1");
+    first.assert_sound("docs_e_idx");
+}
