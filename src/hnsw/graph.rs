@@ -10,6 +10,7 @@ use super::code::{Code, CodeRef, Scorer};
 use super::layout::{MAX_LEVEL, NIL};
 use super::params::HnswParams;
 use super::select::select_neighbors;
+use crate::huge_pages;
 use crate::page::PageError;
 use crate::vector::prefetch;
 use parking_lot::{Mutex, RwLock};
@@ -20,6 +21,8 @@ pub(crate) struct Graph {
     params: HnswParams,
     scorer: Scorer,
     nodes: Vec<NodeMeta>,
+    /// Scale and norm of each code, apart from what a distance does not need.
+    scales: Vec<[f32; 2]>,
     codes: Vec<i8>,
     /// [`base_room`] links per node, [`NIL`]s after the last.
     base: Vec<AtomicU32>,
@@ -38,8 +41,6 @@ fn base_room(params: &HnswParams) -> usize {
 }
 
 struct NodeMeta {
-    scale: f32,
-    norm: f32,
     error: f32,
     level: u8,
     /// Where the node's upper links start.
@@ -52,6 +53,7 @@ impl Graph {
             params,
             scorer: Scorer::new(params.link_metric()),
             nodes: Vec::new(),
+            scales: Vec::new(),
             codes: Vec::new(),
             base: Vec::new(),
             upper: Vec::new(),
@@ -64,7 +66,11 @@ impl Graph {
     /// Bytes that one more node takes, all arrays together, with room for their doubling.
     pub(crate) fn bytes_per_node(params: &HnswParams) -> usize {
         let links = base_room(params) * 4 + params.m() * 4 / 8;
-        params.dims() + links + size_of::<NodeMeta>() + size_of::<Mutex<()>>()
+        params.dims()
+            + links
+            + size_of::<NodeMeta>()
+            + size_of::<[f32; 2]>()
+            + size_of::<Mutex<()>>()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -75,10 +81,14 @@ impl Graph {
     pub(crate) fn push(&mut self, code: &Code, level: u8) -> u32 {
         let id = self.nodes.len() as u32;
         let upper_at = self.upper.len() as u32;
-        let NodeMetaOf { scale, norm, error } = NodeMetaOf::from(code);
-        self.nodes.push(NodeMeta { scale, norm, error, level, upper_at });
+        huge_pages::reserve(&mut self.nodes, 1);
+        self.nodes.push(NodeMeta { error: code.error, level, upper_at });
+        huge_pages::reserve(&mut self.scales, 1);
+        self.scales.push([code.scale, code.norm]);
+        huge_pages::reserve(&mut self.codes, code.codes.len());
         self.codes.extend_from_slice(&code.codes);
         let nil = || AtomicU32::new(NIL);
+        huge_pages::reserve(&mut self.base, base_room(&self.params));
         self.base.extend(std::iter::repeat_with(nil).take(base_room(&self.params)));
         self.upper.extend(std::iter::repeat_with(nil).take(usize::from(level) * self.params.m()));
         self.locks.push(Mutex::new(()));
@@ -106,9 +116,8 @@ impl Graph {
     #[inline]
     pub(crate) fn code(&self, node: u32) -> CodeRef<'_> {
         let (at, dims) = (node as usize, self.params.dims());
-        let meta = &self.nodes[at];
-        let codes = &self.codes[at * dims..(at + 1) * dims];
-        CodeRef { codes, scale: meta.scale, norm: meta.norm }
+        let [scale, norm] = self.scales[at];
+        CodeRef { codes: &self.codes[at * dims..(at + 1) * dims], scale, norm }
     }
 
     #[inline]
@@ -343,18 +352,6 @@ struct Pooled {
     /// See [`order_key`].
     key: u64,
     is_expanded: bool,
-}
-
-struct NodeMetaOf {
-    scale: f32,
-    norm: f32,
-    error: f32,
-}
-
-impl From<&Code> for NodeMetaOf {
-    fn from(code: &Code) -> Self {
-        Self { scale: code.scale, norm: code.norm, error: code.error }
-    }
 }
 
 /// What a thread needs to insert, kept from node to node.
