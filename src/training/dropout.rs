@@ -28,6 +28,11 @@ impl DropoutKey {
             scale: 1.0 / (1.0 - share),
         }
     }
+
+    /// What a kept value is multiplied with.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
 }
 
 /// Scrambles 64 bits (SplitMix64's finalizer, Steele, Lea & Flood 2014).
@@ -54,6 +59,15 @@ widest! {
     pub fn dropout(x: &mut [f32], key: DropoutKey) {
         for (index, x) in x.iter_mut().enumerate() {
             *x *= factor(key, index);
+        }
+    }
+}
+
+widest! {
+    /// The mask alone, for who multiplies elsewhere: 1 where a value is kept, 0 where it is dropped.
+    pub fn dropout_mask(mask: &mut [u8], key: DropoutKey) {
+        for (index, kept) in mask.iter_mut().enumerate() {
+            *kept = u8::from(factor(key, index) != 0.0);
         }
     }
 }

@@ -24,7 +24,7 @@ mod rows;
 mod tests;
 
 pub use attention::{AttentionShape, attention, attention_backward};
-pub use dropout::{DropoutKey, dropout, mix};
+pub use dropout::{DropoutKey, dropout, dropout_mask, mix};
 pub use matrix::{Into, Matrix, Packed, Products, product};
 pub use memory::keep_freed_memory;
 pub use rows::{AdamStep, LayerNorm, adam_step, add, add_bias, dot, gelu, multiply, sum_rows};

@@ -304,6 +304,16 @@ pub struct AdamStep {
     pub step: u32,
 }
 
+impl AdamStep {
+    /// The rate over the first moment's bias, and one over the root of the second's.
+    pub fn unbiased(&self) -> (f32, f32) {
+        // In f64: beta2 to a large power is close to 1 in f32.
+        let unbias = |beta: f32| 1.0 - f64::from(beta).powi(self.step.min(1 << 30) as i32);
+        let rate = f64::from(self.rate) / unbias(self.beta1);
+        (rate as f32, (1.0 / unbias(self.beta2).sqrt()) as f32)
+    }
+}
+
 /// Moves `weights` along `grad`, and the moments with it.
 ///
 /// # Panics
@@ -317,9 +327,7 @@ pub fn adam_step(
 ) {
     let n = weights.len();
     assert!(grad.len() == n && first.len() == n && second.len() == n);
-    // In f64: beta2 to a large power is close to 1 in f32.
-    let unbias = |beta: f32| 1.0 - f64::from(beta).powi(step.step.min(1 << 30) as i32);
-    let (unbias1, unbias2) = (unbias(step.beta1), unbias(step.beta2));
+    let (rate, unbias2) = step.unbiased();
     adam_rows(
         grad,
         weights,
@@ -328,8 +336,8 @@ pub fn adam_step(
         step.scale,
         step.beta1,
         step.beta2,
-        (f64::from(step.rate) / unbias1) as f32,
-        (1.0 / unbias2.sqrt()) as f32,
+        rate,
+        unbias2,
         step.eps,
         1.0 - step.rate * step.decay,
     );

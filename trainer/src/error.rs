@@ -20,8 +20,14 @@ pub enum Error {
     /// A data file is not of the form that was asked for.
     #[error("{path}, line {line}: expected {expected}, got {got}")]
     Data { path: String, line: usize, expected: &'static str, got: String },
-    #[error("computing a loss: {0}")]
+    #[error("computing with tensors: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A recipe's device is not there.
+    #[error(
+        "device: expected a CUDA device, got {0}; a program built with `--features cuda` finds one \
+         where an NVIDIA driver is, and `--device cpu` trains without"
+    )]
+    Device(String),
     /// A recipe's value cannot be trained with.
     #[error("{field}: expected {expected}, got {got}")]
     Recipe { field: String, expected: &'static str, got: String },

@@ -3,14 +3,14 @@ use distilface_core::model::Pooling;
 
 use super::*;
 use crate::net::tests::{DROPOUT, Fixture, relative_error};
-use crate::net::{Laid, Network, Tape};
+use crate::net::{Laid, Network, OnDevice, Tape, values};
 
 fn tensor(fixture: &Fixture, name: &str, shape: (usize, usize)) -> Tensor {
     Tensor::from_vec(fixture.floats(name), shape, &Device::Cpu).expect("the fixture's shape")
 }
 
 /// Runs the fixture's network with its dropout masks, the loss on top, and compares loss and every
-/// weight's gradient with PyTorch's.
+/// weight's gradient with PyTorch's: by the kernels, and by candle.
 fn assert_equals_pytorch(name: &str, pooling: Pooling, loss: impl Fn(&Tensor) -> Result<Tensor>) {
     network_equals_pytorch(name, &Fixture::open().network(pooling), loss);
 }
@@ -37,6 +37,19 @@ fn network_equals_pytorch(name: &str, network: &Network, loss: impl Fn(&Tensor) 
     assert!(error < 1e-4, "{name}: loss {value} is off by {error}");
     let error = relative_error(&all, &fixture.floats(&format!("{name}.gradient")));
     assert!(error < 1e-4, "{name}: gradients are off by {error}");
+
+    let (student, vars) = OnDevice::trained(network, &Device::Cpu, 2).expect("a network");
+    let value = loss(&student.forward(&texts, Some(&DROPOUT)).expect("a row a text"));
+    let value = value.expect("shapes agree");
+    let mut grads = value.backward().expect("every operation has a derivative");
+    let grad = |var: &Var| grads.remove(var).map_or_else(|| var.zeros_like(), Ok);
+    let grads = vars.iter().map(grad).collect::<Result<Vec<Tensor>>>().expect("all are there");
+    let value: f32 = value.to_scalar().expect("one number");
+    let error = relative_error(&[value], &fixture.floats(&format!("{name}.loss")));
+    assert!(error < 1e-4, "{name} on a device: loss {value} is off by {error}");
+    let grads = values(&grads).expect("f32");
+    let error = relative_error(&grads, &fixture.floats(&format!("{name}.gradient")));
+    assert!(error < 1e-4, "{name} on a device: gradients are off by {error}");
 }
 
 fn rows(x: &Tensor, from: usize, count: usize) -> Result<Tensor> {

@@ -9,10 +9,13 @@
 //! on the feed-forward's output. Its masks are functions of (seed, text's number, place), so that
 //! a pass can be repeated bit for bit: that is what gradient caching (Gao et al. 2021) needs.
 //!
+//! [`OnDevice`] is the same encoder on candle tensors, for devices that have no kernels of ours.
+//!
 //! Losses see only the pooled vectors and run on candle. Values and gradients are tested against
 //! PyTorch's (`trainer/fixtures`).
 
 mod backward;
+mod device;
 mod forward;
 mod narrow;
 #[cfg(test)]
@@ -26,6 +29,7 @@ use distilface_core::training::{Matrix, Packed, Products};
 
 use crate::error::Error;
 
+pub use device::{OnDevice, tensors, values};
 pub use forward::Tape;
 
 /// An encoder's weights and how it pools.
@@ -300,17 +304,20 @@ impl Network {
 
     /// What share a state has in the pooled vector; state 0 is the embedding output.
     fn share(&self, state: usize) -> Option<f32> {
-        let layers = self.config.layers;
-        let last = |n: usize| {
-            let n = n.min(layers + 1);
-            (state + n > layers).then_some(1.0 / n as f32)
-        };
-        match self.pooling {
-            Pooling::Cls | Pooling::Mean => last(1),
-            Pooling::MeanFirstLast => (state == 0 || state == layers).then_some(0.5),
-            Pooling::MeanLast2 => last(2),
-            Pooling::MeanLast4 => last(4),
-        }
+        share(self.pooling, self.config.layers, state)
+    }
+}
+
+fn share(pooling: Pooling, layers: usize, state: usize) -> Option<f32> {
+    let last = |n: usize| {
+        let n = n.min(layers + 1);
+        (state + n > layers).then_some(1.0 / n as f32)
+    };
+    match pooling {
+        Pooling::Cls | Pooling::Mean => last(1),
+        Pooling::MeanFirstLast => (state == 0 || state == layers).then_some(0.5),
+        Pooling::MeanLast2 => last(2),
+        Pooling::MeanLast4 => last(4),
     }
 }
 

@@ -1,3 +1,4 @@
+use candle_core::{Device, Tensor};
 use distilface_core::model::{DType, SafeTensors};
 
 use super::*;
@@ -60,20 +61,64 @@ pub(crate) fn relative_error(got: &[f32], expected: &[f32]) -> f32 {
     error / largest
 }
 
+const POOLINGS: [Pooling; 5] =
+    [Pooling::Cls, Pooling::Mean, Pooling::MeanFirstLast, Pooling::MeanLast2, Pooling::MeanLast4];
+
 #[test]
 fn vectors_equal_pytorch_in_every_pooling() {
     let fixture = Fixture::open();
-    for pooling in [
-        Pooling::Cls,
-        Pooling::Mean,
-        Pooling::MeanFirstLast,
-        Pooling::MeanLast2,
-        Pooling::MeanLast4,
-    ] {
-        let got = fixture.network(pooling).forward(&Laid::default(), &fixture.texts(), None, None);
+    for pooling in POOLINGS {
+        let network = fixture.network(pooling);
+        let got = network.forward(&Laid::default(), &fixture.texts(), None, None);
         let expected = fixture.floats(&format!("eval.{}", pooling.as_str()));
         let error = relative_error(&got, &expected);
         assert!(error < 2e-6, "{}: {error}", pooling.as_str());
+
+        let on_device = OnDevice::copy(&network, &Device::Cpu, 1).expect("a network");
+        let got = on_device.forward(&fixture.texts(), None).expect("a row a text");
+        let got: Vec<f32> = got.flatten_all().and_then(|got| got.to_vec1()).expect("f32");
+        let error = relative_error(&got, &expected);
+        assert!(error < 2e-6, "{} on a device: {error}", pooling.as_str());
+    }
+}
+
+/// With dropout and without, and with either kind alone: the masks are of one hash.
+#[test]
+fn a_device_gives_the_kernels_vectors_and_gradients_in_every_pooling() {
+    let fixture = Fixture::open();
+    let texts = fixture.texts();
+    let pooled: Vec<f32> = (0..texts.len() * 16).map(|i| (i % 7) as f32 - 3.0).collect();
+    let weighed = (0..40u8).map(|id| f32::from(id % 7 + 1) / 8.0).collect();
+    let drops = [
+        None,
+        Some(DROPOUT),
+        Some(Dropout { hidden: 0.0, ..DROPOUT }),
+        Some(Dropout { attention: 0.0, ..DROPOUT }),
+    ];
+    let mut networks: Vec<Network> = POOLINGS.map(|pooling| fixture.network(pooling)).to_vec();
+    networks.push(Network { token_weights: Some(weighed), ..fixture.network(Pooling::MeanLast2) });
+    for (network, drop) in networks.iter().flat_map(|n| drops.iter().map(move |drop| (n, drop))) {
+        let drop = drop.as_ref();
+        let mut tape = Tape::default();
+        let expected = network.forward(&Laid::default(), &texts, drop, Some(&mut tape));
+        let mut all = vec![0.0; network.weights.len()];
+        let dense = &mut all[network.dense_start()..];
+        let rows = network.backward(&Laid::default(), &texts, drop, &tape, &pooled, dense);
+        network.add_embedding_gradient(&texts, &rows, &mut all);
+
+        let what = format!("{} {drop:?}", network.pooling.as_str());
+        let (student, vars) = OnDevice::trained(network, &Device::Cpu, 3).expect("a network");
+        let got = student.forward(&texts, drop).expect("a row a text");
+        let grad = Tensor::from_slice(&pooled, got.shape(), &Device::Cpu).expect("as many");
+        let product = got.mul(&grad).and_then(|product| product.sum_all()).expect("one number");
+        let mut grads = product.backward().expect("every operation has a derivative");
+        let grads: Vec<Tensor> =
+            vars.iter().map(|var| grads.remove(var).expect("all count")).collect();
+        let got: Vec<f32> = got.flatten_all().and_then(|got| got.to_vec1()).expect("f32");
+        let error = relative_error(&got, &expected);
+        assert!(error < 2e-6, "{what}: vectors are off by {error}");
+        let error = relative_error(&values(&grads).expect("f32"), &all);
+        assert!(error < 1e-4, "{what}: gradients are off by {error}");
     }
 }
 

@@ -160,8 +160,8 @@ fn joined(
 }
 
 /// Rows of f32 as a tensor.
-pub fn tensor(values: &[f32], rows: usize) -> candle_core::Result<Tensor> {
-    Tensor::from_slice(values, (rows, values.len() / rows.max(1)), &Device::Cpu)
+pub fn tensor(values: &[f32], rows: usize, device: &Device) -> candle_core::Result<Tensor> {
+    Tensor::from_slice(values, (rows, values.len() / rows.max(1)), device)
 }
 
 #[cfg(test)]

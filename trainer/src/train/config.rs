@@ -46,6 +46,8 @@ pub struct RunConfig {
     pub dims: Vec<usize>,
     pub mix: Mix,
     pub precision: TrainPrecision,
+    #[serde(skip_serializing_if = "TrainDevice::is_cpu")]
+    pub device: TrainDevice,
     /// Worker threads. The order of sums, and so the result's last bits, depend on it.
     pub threads: usize,
     /// Tokens of one forward pass of one thread: what a core's cache holds is fastest.
@@ -181,6 +183,24 @@ pub enum TrainPrecision {
     Bf16,
 }
 
+/// Where the encoder's passes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainDevice {
+    /// Core's kernels
+    #[default]
+    Cpu,
+    /// The first NVIDIA device (cargo feature `cuda`)
+    Cuda,
+}
+
+impl TrainDevice {
+    /// Recipes of the CPU do not name it: those of earlier runs, to be gone on with, do not.
+    fn is_cpu(&self) -> bool {
+        *self == TrainDevice::Cpu
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
@@ -261,6 +281,7 @@ impl Default for RunConfig {
             dims: Vec::new(),
             mix: Mix::Sum,
             precision: TrainPrecision::Bf16,
+            device: TrainDevice::Cpu,
             threads: 2,
             pass_tokens: 512,
             cache_above: 16_384,

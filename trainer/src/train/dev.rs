@@ -4,7 +4,7 @@ use std::path::Path;
 
 use distilface_core::text::Tokenizer;
 
-use super::engine::Engine;
+use super::backend::Backend;
 use super::run::tokenize;
 use crate::embedder::{dot, normalize};
 use crate::error::Error;
@@ -45,15 +45,25 @@ impl Dev {
     }
 
     /// Spearman × 100 of cosines and gold scores.
-    pub fn score(&self, engine: &Engine, network: &Network, tokenizer: &Tokenizer<'_>) -> f64 {
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn score(
+        &self,
+        backend: &Backend,
+        network: Network,
+        tokenizer: &Tokenizer<'_>,
+    ) -> Result<f64, Error> {
         let cut = CUT.min(network.config.max_positions);
-        let mut vectors = engine.vectors(network, &tokenize(tokenizer, &self.texts, cut));
         let width = network.hidden();
+        let texts = tokenize(tokenizer, &self.texts, cut);
+        let vectors = backend.vectors(&backend.frozen(network)?, &texts)?;
+        let mut vectors: Vec<f32> = vectors.flatten_all()?.to_vec1()?;
         vectors.chunks_exact_mut(width).for_each(normalize);
         let cosines: Vec<f64> = vectors
             .chunks_exact(2 * width)
             .map(|pair| dot(&pair[..width], &pair[width..]))
             .collect();
-        100.0 * spearman(&cosines, &self.scores)
+        Ok(100.0 * spearman(&cosines, &self.scores))
     }
 }

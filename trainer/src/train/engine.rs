@@ -24,15 +24,17 @@ pub struct Engine {
 pub struct Forward {
     /// Vectors in the order of the batch's texts.
     pub vectors: Vec<f32>,
-    passes: Vec<Pass>,
+    passes: Vec<Pass<Tape>>,
     drop: Option<Dropout>,
 }
 
-struct Pass {
-    texts: Texts,
+/// Texts that are computed together.
+pub(super) struct Pass<T> {
+    pub texts: Texts,
     /// Which text of the batch each is.
-    rows: Vec<usize>,
-    tape: Option<Tape>,
+    pub rows: Vec<usize>,
+    /// What the derivative needs; none where the pass is computed again for it.
+    pub tape: Option<T>,
 }
 
 impl Engine {
@@ -66,7 +68,8 @@ impl Engine {
         drop: Option<Dropout>,
         keep: bool,
     ) -> Forward {
-        let mut passes = plan(texts, first, self.pass_tokens);
+        let full = |pass: &Pass<Tape>, next| pass.texts.ids.len() + next > self.pass_tokens;
+        let mut passes = plan(texts, first, full);
         let width = network.hidden();
         let mut vectors = vec![0.0; texts.len() * width];
         let laid = network.lay(Direction::Forward, self.threads);
@@ -179,8 +182,8 @@ fn join<T>(worker: std::thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// Passes by turns, for each thread its own.
-fn split(passes: &mut [Pass], threads: usize) -> Vec<Vec<&mut Pass>> {
-    let mut shares: Vec<Vec<&mut Pass>> = Vec::new();
+fn split<T>(passes: &mut [Pass<T>], threads: usize) -> Vec<Vec<&mut Pass<T>>> {
+    let mut shares: Vec<Vec<&mut Pass<T>>> = Vec::new();
     shares.resize_with(threads, Vec::new);
     for (at, pass) in passes.iter_mut().enumerate() {
         shares[at % threads].push(pass);
@@ -188,14 +191,17 @@ fn split(passes: &mut [Pass], threads: usize) -> Vec<Vec<&mut Pass>> {
     shares
 }
 
-/// Texts by length in passes of about so many tokens.
-fn plan(texts: &[Vec<u32>], first: u64, pass_tokens: usize) -> Vec<Pass> {
+/// Texts by length in passes, the next begun where one is full for a text of so many tokens.
+pub(super) fn plan<T>(
+    texts: &[Vec<u32>],
+    first: u64,
+    full: impl Fn(&Pass<T>, usize) -> bool,
+) -> Vec<Pass<T>> {
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|at| (texts[*at].len(), *at));
-    let mut passes: Vec<Pass> = Vec::new();
+    let mut passes: Vec<Pass<T>> = Vec::new();
     for at in order {
-        let full = |pass: &Pass| pass.texts.ids.len() + texts[at].len() > pass_tokens;
-        if passes.last().is_none_or(full) {
+        if passes.last().is_none_or(|pass| full(pass, texts[at].len())) {
             passes.push(Pass { texts: Texts::default(), rows: Vec::new(), tape: None });
         }
         if let Some(pass) = passes.last_mut() {

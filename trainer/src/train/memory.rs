@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::config::{Kind, Loss, RunConfig, SourceConfig};
+use super::config::{Kind, Loss, RunConfig, SourceConfig, TrainDevice};
 use crate::error::Error;
 use crate::net::Network;
 
@@ -22,13 +22,17 @@ pub fn check(config: &RunConfig, network: &Network, teachers: usize) -> Result<(
 ///
 /// Weights with their gradients, moments and averages; each further thread's gradients; weights
 /// laid out for products; teachers' weights; and what one source's passes keep for their
-/// derivatives.
+/// derivatives. With a device, the copies of the first alone: it holds the rest, and says itself
+/// what it lacks.
 fn needed(config: &RunConfig, network: &Network, teachers: usize) -> f64 {
     let sizes = &network.config;
     let all = network.weights.len() as f64;
     let dense = all - network.dense_start() as f64;
     let copies =
         4.0 + f64::from(u8::from(config.ema > 0.0)) + f64::from(u8::from(config.dev_every > 0));
+    if config.device != TrainDevice::Cpu {
+        return 4.0 * copies * all;
+    }
     let states = 8.0 * sizes.hidden as f64 + 2.0 * sizes.intermediate as f64;
     let token = |cut: usize| sizes.layers as f64 * (states + (sizes.heads * cut) as f64);
     let kept = |source: &SourceConfig| {
@@ -82,6 +86,8 @@ mod tests {
         assert!(need(128, 1 << 20) > need(64, 1 << 20));
         assert!(need(usize::MAX, usize::MAX) > 1e15, "no overflow");
         assert_eq!(need(1 << 20, 4_096), need(1 << 30, 4_096));
+        let config = RunConfig { device: TrainDevice::Cuda, ..RunConfig::default() };
+        assert_eq!(needed(&config, &network, 0), 16.0 * network.weights.len() as f64);
     }
 
     #[cfg(target_os = "linux")]

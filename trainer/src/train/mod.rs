@@ -1,11 +1,12 @@
 //! `distilface-train train`: contrastive fine-tuning and distillation; `average`: weights of
 //! several runs made into one model.
 //!
-//! `config` is the recipe, `batch` what a step sees, `engine` the passes on threads, `optimizer`
-//! the step, `pca` a teacher's reduction, `narrow` a student's, `sif` tokens' weights in a mean, `memory` whether it all fits,
+//! `config` is the recipe, `batch` what a step sees, `backend` where it is computed, `engine` the passes
+//! on threads, `optimizer` the step, `pca` a teacher's reduction, `narrow` a student's, `sif` tokens' weights in a mean, `memory` whether it all fits,
 //! `checkpoint` what outlives a kill, `run` the loop, `output` the model directory.
 
 mod average;
+mod backend;
 mod batch;
 mod checkpoint;
 pub mod config;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::import::{PoolingArgument, beside, open_base};
-use config::{Preset, RunConfig};
+use config::{Preset, RunConfig, TrainDevice};
 use run::Run;
 
 pub use average::{AverageArguments, average};
@@ -78,6 +79,9 @@ pub struct Arguments {
     /// Part of the result: sums are made in another order with another number
     #[arg(long)]
     threads: Option<usize>,
+    /// Where the encoder's passes run
+    #[arg(long, value_enum)]
+    device: Option<TrainDevice>,
     /// Steps between checkpoints
     #[arg(long)]
     checkpoint_every: Option<usize>,
@@ -112,6 +116,7 @@ impl Arguments {
         config.rate = self.rate.unwrap_or(config.rate);
         config.pooling = self.pooling.map(Into::into).or(config.pooling);
         config.threads = self.threads.unwrap_or(config.threads);
+        config.device = self.device.unwrap_or(config.device);
         config.checkpoint_every = self.checkpoint_every.unwrap_or(config.checkpoint_every);
         for source in &mut config.sources {
             source.batch = self.batch.unwrap_or(source.batch);

@@ -36,16 +36,7 @@ impl Optimizer {
         weights: &mut [f32],
     ) -> f32 {
         let norm = norm(grad, config.threads);
-        let scale = if config.clip > 0.0 && norm > config.clip { config.clip / norm } else { 1.0 };
-        let adam = AdamStep {
-            rate: rate(config, step),
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            decay: config.weight_decay,
-            scale,
-            step: step as u32 + 1,
-        };
+        let adam = adam(config, step, norm);
         let part = weights.len().div_ceil(config.threads).max(1);
         let without_decay = &self.without_decay;
         std::thread::scope(|scope| {
@@ -73,6 +64,19 @@ impl Optimizer {
             }
         });
         norm
+    }
+}
+
+/// The step of a gradient of that norm; `step` counts from 0.
+pub fn adam(config: &RunConfig, step: usize, norm: f32) -> AdamStep {
+    AdamStep {
+        rate: rate(config, step),
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        decay: config.weight_decay,
+        scale: if config.clip > 0.0 && norm > config.clip { config.clip / norm } else { 1.0 },
+        step: step as u32 + 1,
     }
 }
 

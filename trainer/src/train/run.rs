@@ -6,18 +6,18 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use distilface_core::model::ModelDir;
 use distilface_core::text::Tokenizer;
 use distilface_core::training::{Products, mix};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::backend::{Backend, Frozen, Place};
 use super::batch::{Batch, Beside, tensor};
 use super::checkpoint::Checkpoint;
 use super::config::{Head, Keep, Loss, Mix, Projection, RunConfig, TrainPrecision};
 use super::dev::Dev;
-use super::engine::Engine;
 use super::optimizer::{Optimizer, rate};
 use super::pca::principal_directions;
 use super::{memory, narrow};
@@ -49,7 +49,7 @@ pub struct Trained {
 struct Stream {
     source: Source,
     order: Order,
-    teachers: Vec<(Network, ModelDir)>,
+    teachers: Vec<Frozen>,
     /// Place of the learned projection among the extra weights.
     projection: Option<usize>,
     /// (teachers' width, student's width): onto the teachers' principal directions.
@@ -67,8 +67,9 @@ pub struct Run<'a> {
     config: &'a RunConfig,
     directory: &'a Path,
     vocabulary: Vec<u8>,
+    /// Current where [`Backend`] says.
     network: Network,
-    engine: Engine,
+    backend: Backend,
     streams: Vec<Stream>,
     extras: Vec<Extra>,
     /// The extras' values, end to end.
@@ -85,6 +86,18 @@ impl<'a> Run<'a> {
     /// # Errors
     /// Whatever cannot be read, and a checkpoint of another recipe.
     pub fn open(config: &'a RunConfig, directory: &'a Path) -> Result<Run<'a>, Error> {
+        Run::open_at(Place::of(config.device)?, config, directory)
+    }
+
+    /// As [`Run::open`], whatever device the recipe names.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
+    pub fn open_at(
+        place: Place,
+        config: &'a RunConfig,
+        directory: &'a Path,
+    ) -> Result<Run<'a>, Error> {
         config.check()?;
         std::fs::create_dir_all(directory).map_err(|e| Error::io(directory, e))?;
         let base = open_base(&config.base)?;
@@ -134,17 +147,16 @@ impl<'a> Run<'a> {
             add_extra(&mut extras, &mut extra, (width, width), config.seed, 1);
             add_extra(&mut extras, &mut extra, (1, width), config.seed, 2);
         }
-        let engine = Engine::new(config.threads, config.pass_tokens, config.cache_above);
+        let backend = Backend::new(place, config, &network)?;
         let (mut streams, mut taught) = (Vec::new(), 0);
         for ((at, own), (source, mut order)) in config.sources.iter().enumerate().zip(sources) {
-            let mut teachers = Vec::new();
+            let (mut teachers, mut teacher_width) = (Vec::new(), 0);
             for path in &own.teachers {
-                let teacher = open_base(path)?;
-                let network = open_network(config, &teacher)?;
+                let network = open_network(config, &open_base(path)?)?;
                 taught += network.weights.len();
-                teachers.push((network, teacher));
+                teacher_width += network.hidden();
+                teachers.push(backend.frozen(network)?);
             }
-            let teacher_width: usize = teachers.iter().map(|(teacher, _)| teacher.hidden()).sum();
             let mapped = own.loss == Loss::Regression && teacher_width != width;
             let (mut projection, mut reduction) = (None, None);
             match own.projection {
@@ -164,9 +176,9 @@ impl<'a> Run<'a> {
                     let texts = first_texts(&source, &mut order, PCA_TEXTS)?;
                     let cut = own.max_tokens.unwrap_or(config.max_tokens).min(positions);
                     let texts = tokenize(&tokenizer, &texts, cut);
-                    let vectors = teach(&engine, &teachers, &texts)?.flatten_all()?.to_vec1()?;
+                    let vectors = teach(&backend, &teachers, &texts)?.flatten_all()?.to_vec1()?;
                     let directions = principal_directions(&vectors, teacher_width, width);
-                    reduction = Some(tensor(&directions, teacher_width)?);
+                    reduction = Some(tensor(&directions, teacher_width, backend.device())?);
                 }
                 _ => (),
             }
@@ -183,7 +195,7 @@ impl<'a> Run<'a> {
             directory,
             vocabulary,
             network,
-            engine,
+            backend,
             streams,
             extras,
             extra,
@@ -193,6 +205,7 @@ impl<'a> Run<'a> {
             step: 0,
         };
         run.resume()?;
+        run.backend.load(&run.network, &run.optimizer[0])?;
         Ok(run)
     }
 
@@ -247,14 +260,14 @@ impl<'a> Run<'a> {
         );
         let vocabulary = self.vocabulary.clone();
         let tokenizer = Tokenizer::view(&vocabulary).map_err(|e| Error::Model(e.into()))?;
-        let mut grads = [vec![0.0; self.network.weights.len()], vec![0.0; self.extra.len()]];
+        let mut extra_grad = vec![0.0; self.extra.len()];
         let (started, mut seen) = (Instant::now(), 0);
         while self.step < until {
             let step = self.step;
-            let (losses, tokens) = self.gradients(&tokenizer, &mut grads)?;
+            let (losses, tokens) = self.gradients(&tokenizer, &mut extra_grad)?;
             let [own, extra] = &mut self.optimizer;
-            let norm = own.step(self.config, step, &mut grads[0], &mut self.network.weights);
-            extra.step(self.config, step, &mut grads[1], &mut self.extra);
+            let norm = self.backend.step(self.config, step, &mut self.network, own)?;
+            extra.step(self.config, step, &mut extra_grad, &mut self.extra);
             if !norm.is_finite() {
                 return Err(Error::Diverged { step, what: "norm of the gradient", got: norm });
             }
@@ -273,7 +286,7 @@ impl<'a> Run<'a> {
             let every = self.config.dev_every;
             let due = every > 0 && self.step.is_multiple_of(every);
             if (due || self.step == self.config.steps)
-                && let Some(score) = self.score(&tokenizer)
+                && let Some(score) = self.score(&tokenizer)?
             {
                 line["dev"] = score.into();
             }
@@ -291,7 +304,7 @@ impl<'a> Run<'a> {
     fn gradients(
         &mut self,
         tokenizer: &Tokenizer<'_>,
-        grads: &mut [Vec<f32>; 2],
+        extra_grad: &mut [f32],
     ) -> Result<(Vec<(usize, f32)>, usize), Error> {
         let (mut losses, mut tokens) = (Vec::new(), 0);
         let accumulate = self.config.accumulate as u64;
@@ -310,7 +323,8 @@ impl<'a> Run<'a> {
             };
             for (at, visit, weight) in chosen {
                 let factor = f64::from(weight) / accumulate as f64;
-                let (loss, count) = self.source_gradient(tokenizer, at, visit, factor, grads)?;
+                let (loss, count) =
+                    self.source_gradient(tokenizer, at, visit, factor, extra_grad)?;
                 losses.push((at, loss));
                 tokens += count;
             }
@@ -338,7 +352,7 @@ impl<'a> Run<'a> {
         at: usize,
         visit: u64,
         factor: f64,
-        grads: &mut [Vec<f32>; 2],
+        extra_grad: &mut [f32],
     ) -> Result<(f32, usize), Error> {
         let config = &self.config.sources[at];
         let stream = &mut self.streams[at];
@@ -350,7 +364,7 @@ impl<'a> Run<'a> {
         let teacher = match stream.teachers.as_slice() {
             [] => None,
             teachers => {
-                let vectors = teach(&self.engine, teachers, &texts)?;
+                let vectors = teach(&self.backend, teachers, &texts)?;
                 Some(match &stream.reduction {
                     None => vectors,
                     Some(reduction) => vectors.matmul(reduction)?,
@@ -362,15 +376,15 @@ impl<'a> Run<'a> {
             hidden: self.config.dropout,
             attention: self.config.attention_dropout,
         };
-        let forward = self.engine.forward(&self.network, &texts, 0, drop);
-        let vectors = Var::from_tensor(&tensor(&forward.vectors, texts.len())?)?;
+        let (vectors, kept) = self.backend.forward(&self.network, &texts, drop)?;
+        let vectors = Var::from_tensor(&vectors)?;
         let extras = self
             .extras
             .iter()
             .map(|extra| {
                 let (rows, cols) = extra.shape;
                 let values = &self.extra[extra.at..extra.at + rows * cols];
-                Var::from_tensor(&Tensor::from_slice(values, extra.shape, &Device::Cpu)?)
+                Var::from_tensor(&Tensor::from_slice(values, extra.shape, self.backend.device())?)
             })
             .collect::<candle_core::Result<Vec<Var>>>()?;
         let head = (self.config.head == Head::Mlp).then(|| [&extras[0], &extras[1]]);
@@ -387,13 +401,12 @@ impl<'a> Run<'a> {
         }
         let store = (loss * factor)?.backward()?;
         if let Some(grad) = store.get(&vectors) {
-            let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
-            self.engine.backward(&self.network, forward, &grad, &mut grads[0]);
+            self.backend.backward(&self.network, kept, grad)?;
         }
         for (extra, var) in self.extras.iter().zip(&extras) {
             if let Some(grad) = store.get(var) {
                 let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
-                let own = &mut grads[1][extra.at..extra.at + grad.len()];
+                let own = &mut extra_grad[extra.at..extra.at + grad.len()];
                 own.iter_mut().zip(grad).for_each(|(own, grad)| *own += grad);
             }
         }
@@ -401,24 +414,21 @@ impl<'a> Run<'a> {
     }
 
     /// Spearman on the dev pairs, of the average where one is kept.
-    fn score(&mut self, tokenizer: &Tokenizer<'_>) -> Option<f64> {
-        let dev = self.dev.as_ref()?;
+    fn score(&mut self, tokenizer: &Tokenizer<'_>) -> Result<Option<f64>, Error> {
+        let Some(dev) = &self.dev else { return Ok(None) };
+        self.backend.fetch(&mut self.network, &mut self.optimizer[0])?;
         let average = &self.optimizer[0].average;
-        let averaged;
-        let network = if average.is_empty() {
-            &self.network
-        } else {
-            averaged = self.network.with_weights(average.clone());
-            &averaged
-        };
-        let score = dev.score(&self.engine, network, tokenizer);
+        let weights = if average.is_empty() { &self.network.weights } else { average };
+        let network = self.network.with_weights(weights.clone());
+        let score = dev.score(&self.backend, network, tokenizer)?;
         if self.config.keep == Keep::Best && self.best.as_ref().is_none_or(|(b, _)| score > *b) {
-            self.best = Some((score, network.weights.clone()));
+            self.best = Some((score, weights.clone()));
         }
-        Some(score)
+        Ok(Some(score))
     }
 
-    fn checkpoint(&self) -> Result<(), Error> {
+    fn checkpoint(&mut self) -> Result<(), Error> {
+        self.backend.fetch(&mut self.network, &mut self.optimizer[0])?;
         let [own, extra] = &self.optimizer;
         let best = self.best.as_ref().map_or(&[][..], |(_, weights)| weights);
         Checkpoint::write(
@@ -496,17 +506,12 @@ fn first_texts(source: &Source, order: &mut Order, count: usize) -> Result<Vec<S
 
 /// Vectors of several teachers, each normalized, side by side: the cosine of two such rows is the
 /// mean of the teachers' cosines.
-fn teach(
-    engine: &Engine,
-    teachers: &[(Network, ModelDir)],
-    texts: &[Vec<u32>],
-) -> candle_core::Result<Tensor> {
+fn teach(backend: &Backend, teachers: &[Frozen], texts: &[Vec<u32>]) -> Result<Tensor, Error> {
     let mut parts = Vec::new();
-    for (teacher, _) in teachers {
-        let vectors = tensor(&engine.vectors(teacher, texts), texts.len())?;
-        parts.push(crate::losses::normalize(&vectors)?);
+    for teacher in teachers {
+        parts.push(crate::losses::normalize(&backend.vectors(teacher, texts)?)?);
     }
-    Tensor::cat(&parts, 1)
+    Ok(Tensor::cat(&parts, 1)?)
 }
 
 fn open_network(config: &RunConfig, directory: &ModelDir) -> Result<Network, Error> {

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use distilface_core::model::{
     Config, ModelDir, ModelError, NewModel, Pooling, Precision, Prompts, Tensors, WeightsType,
     write_directory,
@@ -9,9 +10,11 @@ use distilface_core::text::TokenizerSpec;
 use distilface_core::training::{Products, mix};
 use distilface_tests::TinyModel;
 
-use super::config::{Kind, Loss, Mix, Projection, RunConfig, SourceConfig};
+use super::config::{
+    Head, Kind, Loss, Mix, Projection, RunConfig, SourceConfig, TrainDevice, TrainPrecision,
+};
 use super::run::{CHECKPOINT, METRICS, RECIPE, Run};
-use super::{output, sif};
+use super::{backend, output, sif};
 use crate::net::Network;
 
 /// Weights that look random, layer norms near 1.
@@ -109,23 +112,49 @@ impl Drop for Place {
 }
 
 fn train(config: &RunConfig, directory: PathBuf) -> Vec<f32> {
-    let run = Run::open(config, &directory).expect("the recipe is sound");
+    train_at(backend::Place::Kernels, config, directory)
+}
+
+fn train_at(place: backend::Place, config: &RunConfig, directory: PathBuf) -> Vec<f32> {
+    let run = Run::open_at(place, config, &directory).expect("the recipe is sound");
     run.run().expect("it trains").network.weights
+}
+
+/// Every step's loss, as the metrics have it.
+fn losses(directory: &Path) -> Vec<f64> {
+    let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
+    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["loss"].as_f64();
+    metrics.lines().filter_map(loss).collect()
 }
 
 /// A kill loses what came after the last checkpoint. Whichever step it comes at, the run that goes
 /// on must end with the same bits.
 #[test]
 fn a_run_killed_at_any_step_ends_with_the_same_bits() {
-    let place = Place::new("kill");
-    let config = place.recipe();
-    let whole = train(&config, place.0.join("whole"));
+    killed_at_any_step("kill", || backend::Place::Kernels);
+}
+
+/// Weights, moments and the average lie on the device, heads and projections beside it.
+#[test]
+fn a_run_on_a_device_killed_at_any_step_ends_with_the_same_bits() {
+    killed_at_any_step("kill-device", candle);
+}
+
+/// candle's CPU, which is to candle what a GPU is.
+fn candle() -> backend::Place {
+    backend::Place::Device(Device::Cpu)
+}
+
+fn killed_at_any_step(name: &str, at: fn() -> backend::Place) {
+    let place = Place::new(name);
+    let config = RunConfig { head: Head::Mlp, ..place.recipe() };
+    let whole = train_at(at(), &config, place.0.join("whole"));
     for last in 1..12 {
         let directory = place.0.join(format!("killed-{last}"));
-        let mut run = Run::open(&config, &directory).expect("the recipe is sound");
+        let mut run = Run::open_at(at(), &config, &directory).expect("the recipe is sound");
         run.take_steps(last).expect("it trains");
         drop(run);
-        let resumed = Run::open(&config, &directory).expect("the checkpoint is whole");
+        let resumed = Run::open_at(at(), &config, &directory).expect("the checkpoint is whole");
         assert_eq!(resumed.steps_done(), last / 5 * 5);
         let resumed = resumed.run().expect("it trains");
         assert!(resumed.network.weights == whole, "killed after step {last}");
@@ -133,7 +162,92 @@ fn a_run_killed_at_any_step_ends_with_the_same_bits() {
         assert_eq!(metrics.lines().count(), 12, "each step once");
     }
     // A finished run has nothing left to do, and says the same.
-    assert!(train(&config, place.0.join("whole")) == whole);
+    assert!(train_at(at(), &config, place.0.join("whole")) == whole);
+}
+
+/// How far two results are from each other, as a share of how far training moved the first.
+fn apart(first: &[f32], second: &[f32], start: &[f32]) -> f64 {
+    let square = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    (square(first, second) / square(first, start)).sqrt()
+}
+
+/// Every part of a step: two sources, one with a teacher, accumulation, clipping, decay, warm-up,
+/// a moving average, a head, shorter prefixes.
+#[test]
+fn a_device_trains_as_the_kernels_do() {
+    let place = Place::new("device");
+    let mut config = RunConfig {
+        precision: TrainPrecision::F32,
+        head: Head::Mlp,
+        accumulate: 2,
+        weight_decay: 0.1,
+        ..place.recipe()
+    };
+    let start = ModelDir::open(&config.base).expect("it opens");
+    let start = Network::new(&start, None, Products::F32).expect("all tensors").weights;
+    let mut compare = |what: &str, change: fn(&mut RunConfig)| {
+        change(&mut config);
+        let (ours, theirs) = (place.0.join(format!("{what}-cpu")), place.0.join(what));
+        let expected = train(&config, ours.clone());
+        let got = train_at(candle(), &config, theirs.clone());
+        let (ours, theirs) = (losses(&ours), losses(&theirs));
+        assert_eq!(ours.len(), 12);
+        for (step, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+            assert!((ours - theirs).abs() < 1e-4 * ours.abs(), "{what}, {step}: {ours} {theirs}");
+        }
+        let apart = apart(&expected, &got, &start);
+        assert!(apart < 1e-2, "{what}: {apart} apart");
+    };
+    compare("kept", |_| ());
+    compare("cached", |config| config.cache_above = 40);
+    compare("drawn", |config| config.mix = Mix::Draw);
+    compare("unbounded", |config| (config.clip, config.ema) = (0.0, 0.0));
+    compare("regression", |config| {
+        // Two teachers are wider than the student: its vectors are mapped by a learned matrix.
+        let source = &mut config.sources[1];
+        source.loss = Loss::Regression;
+        source.teachers.push(source.teachers[0].clone());
+    });
+    compare("pca", |config| config.sources[1].projection = Projection::Pca);
+    compare("ranking", |config| {
+        let source = &mut config.sources[1];
+        (source.loss, source.projection) = (Loss::Ranking, Projection::Learned);
+    });
+}
+
+#[test]
+fn factors_of_bfloat16_lead_a_device_where_they_lead_the_kernels() {
+    let place = Place::new("device-bf16");
+    let config = place.recipe();
+    let start = ModelDir::open(&config.base).expect("it opens");
+    let start = Network::new(&start, None, Products::F32).expect("all tensors").weights;
+    let exact = RunConfig { precision: TrainPrecision::F32, ..config.clone() };
+    let exact = train_at(candle(), &exact, place.0.join("f32"));
+    let (rounded, directory) = (place.0.join("cpu"), place.0.join("bf16"));
+    train(&config, rounded.clone());
+    let got = train_at(candle(), &config, directory.clone());
+    for (ours, theirs) in losses(&rounded).iter().zip(losses(&directory)) {
+        assert!((ours - theirs).abs() < 0.02 * ours.abs(), "{ours} {theirs}");
+    }
+    let apart = apart(&exact, &got, &start);
+    assert!(apart > 0.0 && apart < 0.3, "{apart} apart from f32");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_this_build_lacks_is_an_error_that_says_what_to_do() {
+    let place = Place::new("no-device");
+    let config = RunConfig { device: TrainDevice::Cuda, ..place.recipe() };
+    let written = config.to_toml().expect("values that TOML can hold");
+    assert!(
+        written.contains("device = \"cuda\"") && toml::from_str(&written) == Ok(config.clone())
+    );
+    let refused = Run::open(&config, &place.0.join("run")).err().expect("there is no device");
+    let said = refused.to_string();
+    assert!(said.contains("got a build without the cargo feature cuda"), "{said}");
+    assert!(said.contains("--features cuda") && said.contains("--device cpu"), "{said}");
 }
 
 #[test]
@@ -202,11 +316,7 @@ fn contrast_brings_the_loss_down() {
     config.sources.truncate(1);
     let directory = place.0.join("run");
     train(&config, directory.clone());
-    let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
-    let losses: Vec<f64> = metrics
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["loss"].as_f64())
-        .collect();
+    let losses = losses(&directory);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     assert!(mean(&losses[50..]) < 0.8 * mean(&losses[..10]), "{losses:?}");
 }
@@ -238,9 +348,7 @@ fn a_wider_teacher_is_reduced_by_principal_directions_and_nothing_is_learned_bes
     let run = Run::open(&config, &directory).expect("the recipe is sound");
     assert_eq!(run.extra_weights(), 0);
     let weights = run.run().expect("it trains").network.weights;
-    let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
-    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["loss"].as_f64();
-    let losses: Vec<f64> = metrics.lines().filter_map(loss).collect();
+    let losses = losses(&directory);
     assert!(losses[39] < 0.8 * losses[0], "{losses:?}");
     let again = place.0.join("again");
     let mut run = Run::open(&config, &again).expect("the recipe is sound");
@@ -273,9 +381,7 @@ fn a_narrower_student_starts_from_its_base_and_is_distilled_from_it() {
     let network = run.run().expect("it trains").network;
     let sizes = &network.config;
     assert_eq!((sizes.hidden, sizes.heads, sizes.intermediate, sizes.layers), (8, 1, 16, 1));
-    let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
-    let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["loss"].as_f64();
-    let losses: Vec<f64> = metrics.lines().filter_map(loss).collect();
+    let losses = losses(&directory);
     assert!(losses[25..].iter().sum::<f64>() < 0.8 * losses[..5].iter().sum::<f64>(), "{losses:?}");
 
     let again = place.0.join("again");
