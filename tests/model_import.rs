@@ -115,11 +115,17 @@ fn the_directory_is_one_that_sentence_transformers_reads() {
     expected.sort();
     assert!(weights.names().eq(expected.iter().map(String::as_str)));
 
-    // And it imports again as itself, with the same weights and so the same revision.
-    let again = temp.path().join("again");
+    // And it imports again as itself, with the same weights and so the same revision: by its
+    // manifest, and without it as sentence-transformers has it.
     let first = ModelDir::open(&out).expect("it opens").manifest().clone();
-    let second = import(&out, &again, &named("copy"), &mut |_| {}).expect("ours is imported");
-    assert_eq!(second.revision, first.revision);
+    for again in ["copy", "anew"] {
+        let place = temp.path().join(again);
+        let second = import(&out, &place, &named(again), &mut |_| {}).expect("ours is imported");
+        assert_eq!((&*second.name, second.revision), (again, first.revision.clone()));
+        assert_eq!(second.files, first.files);
+        ModelDir::open(&place).expect("every checksum is right");
+        let _ = std::fs::remove_file(out.join("distilface.json"));
+    }
 }
 
 #[test]
@@ -170,7 +176,7 @@ fn a_bare_distilbert_with_a_head_and_half_weights_is_imported() {
     let config_json = json!({ "do_lower_case": false, "model_max_length": 1e30 });
     write_json(&source.join("tokenizer_config.json"), &config_json);
 
-    let options = ImportOptions { precision: Precision::F32, ..named("cased") };
+    let options = ImportOptions { precision: Some(Precision::F32), ..named("cased") };
     let manifest = import(&source, &out, &options, &mut |_| {}).expect("it is imported");
     assert_eq!(manifest.precision, Precision::F32);
     assert_eq!(manifest.max_tokens, POSITIONS);

@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::export::Files;
 use super::safetensors::{Header, MAX_HEADER, read_header};
 use super::{
-    Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, Precision, SafeTensors,
-    TOKEN_WEIGHTS_FILE, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, check_token_weights, head_tensors,
+    Config, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelError, PACKED_FILE, Packed, Precision,
+    SafeTensors, TOKEN_WEIGHTS_FILE, TOKENIZER_FILE, Tensors, WEIGHTS_FILE, check_token_weights,
+    head_tensors,
 };
 use crate::text::{TokenizerSpec, compile_vocab};
 
@@ -94,6 +96,24 @@ impl ModelDir {
         Ok(ModelDir { manifest, tokenizer, weights, token_weights: None })
     }
 
+    /// Every file that the manifest of this directory names, compared with its sha256.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] and [`ModelError::Checksum`]
+    pub(super) fn read_files(&self, directory: &Path) -> Result<Files, ModelError> {
+        // Those of the weights passed a closer one when the directory was opened.
+        let limit =
+            MAX_SIDE_FILE + MAX_HEADER as u64 + 8 * self.manifest.encoder.parameters() as u64;
+        let names = self.manifest.files.keys();
+        names
+            .map(|name| {
+                let bytes = read_file(&directory.join(name), limit)?;
+                check_sha256(&self.manifest, name, &bytes)?;
+                Ok((name.clone(), bytes))
+            })
+            .collect()
+    }
+
     /// The model's description.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -129,6 +149,31 @@ impl Tensors for ModelDir {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, ModelError> {
         self.weights.tensor(name, shape)
     }
+}
+
+/// The packed file that stands for a directory: where no weights lie beside it.
+pub fn packed_file(directory: &Path) -> Option<PathBuf> {
+    let packed = directory.join(PACKED_FILE);
+    (packed.exists() && !directory.join(WEIGHTS_FILE).exists()).then_some(packed)
+}
+
+/// Reads a packed file of at most `limit` bytes; what is in it is not checked. A manifest beside it
+/// must be of the same revision.
+///
+/// # Errors
+/// [`ModelError::Io`], [`ModelError::Packed`] and [`ModelError::Manifest`]
+pub fn read_packed(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
+    let block = read_file(path, limit)?;
+    let beside = path.with_file_name(MANIFEST_FILE);
+    if beside.exists() {
+        let beside = Manifest::from_json(&read_file(&beside, MAX_MANIFEST as u64)?)?;
+        let packed = Packed::open(&block)?.manifest()?;
+        if beside.revision != packed.revision {
+            let expected = format!("{}, as {PACKED_FILE} has", packed.revision);
+            return Err(ModelError::Manifest { field: "revision", expected, got: beside.revision });
+        }
+    }
+    Ok(block)
 }
 
 /// The weights of `rows` token ids, from the file that sentence-transformers reads too.

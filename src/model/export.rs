@@ -59,14 +59,29 @@ pub fn write_directory(
     model: &NewModel,
     tensors: &dyn Tensors,
 ) -> Result<Manifest, ModelError> {
+    check_new(directory)?;
+    let (manifest, files) = directory_files(model, tensors)?;
+    write_all(directory, &manifest, files)?;
+    Ok(manifest)
+}
+
+/// Refuses a directory that holds something.
+pub(super) fn check_new(directory: &Path) -> Result<(), ModelError> {
     if let Some(file) = std::fs::read_dir(directory).ok().and_then(|mut files| files.next()) {
         let name = file.map_err(|e| io(directory, e))?.file_name();
         let message = format!("expected a new or empty directory, it holds {name:?}");
         return Err(io(directory, std::io::Error::other(message)));
     }
-    let (manifest, mut files) = directory_files(model, tensors)?;
-    files.push((MANIFEST_FILE.to_owned(), manifest.to_json()));
+    Ok(())
+}
 
+/// Writes a manifest and the files that it describes, all or nothing.
+pub(super) fn write_all(
+    directory: &Path,
+    manifest: &Manifest,
+    mut files: Files,
+) -> Result<(), ModelError> {
+    files.push((MANIFEST_FILE.to_owned(), manifest.to_json()));
     let staging = staging_directory(directory)?;
     let written = write_files(&staging, &files).and_then(|()| {
         // An empty directory gives way to the new one.
@@ -76,7 +91,7 @@ pub fn write_directory(
         // The error that stopped the writing is the one to report.
         let _ = std::fs::remove_dir_all(&staging);
     }
-    written.map(|()| manifest)
+    written
 }
 
 /// Files by name.

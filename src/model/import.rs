@@ -1,4 +1,4 @@
-//! Turns a sentence-transformers or Hugging Face directory into ours.
+//! Turns a sentence-transformers or Hugging Face directory into ours; one of ours is copied.
 //!
 //! BERT (and so MiniLM) and DistilBERT with absolute positions and exact GELU pass, with mean or
 //! CLS pooling and a BERT tokenizer. Anything else is refused by name: a model that is almost
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::directory::{check_shape, io, read_file, read_weights};
-use super::export::directory_files;
+use super::export::{check_new, directory_files, write_all};
 use super::safetensors::Header;
 use super::{
     Config, Head, HeadActivation, MANIFEST_FILE, Manifest, ModelDir, ModelError, NewModel, Pooling,
@@ -30,7 +30,7 @@ const MAX_JSON: u64 = 4 << 20;
 const MAX_TOKENIZER: u64 = 16 << 20;
 
 /// What the caller decides instead of the directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
     /// The model's name; made from the directory's where absent.
     pub name: Option<String>,
@@ -38,22 +38,10 @@ pub struct ImportOptions {
     pub max_tokens: Option<usize>,
     /// How token states become a vector; as in the directory where absent.
     pub pooling: Option<Pooling>,
-    /// What the packed form computes with.
-    pub precision: Precision,
+    /// What the packed form computes with; bf16 where absent, or as a directory of ours says.
+    pub precision: Option<Precision>,
     /// Noted in the manifest.
     pub source: Option<String>,
-}
-
-impl Default for ImportOptions {
-    fn default() -> ImportOptions {
-        ImportOptions {
-            name: None,
-            max_tokens: None,
-            pooling: None,
-            precision: Precision::Bf16,
-            source: None,
-        }
-    }
 }
 
 /// Imports `source` as `out`, which must not be there yet or be empty. `progress` is told each
@@ -67,10 +55,42 @@ pub fn import(
     options: &ImportOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Manifest, ModelError> {
-    let (model, weights) = read_source(source, options, progress)?;
-    progress("converting the weights");
-    let manifest = write_directory(out, &model, &weights)?;
+    let manifest = if source.join(MANIFEST_FILE).exists() {
+        copy(source, out, options, progress)?
+    } else {
+        let (model, weights) = read_source(source, options, progress)?;
+        progress("converting the weights");
+        write_directory(out, &model, &weights)?
+    };
     progress(&format!("{} written, revision {}", out.display(), &manifest.revision[..12]));
+    Ok(manifest)
+}
+
+/// Writes a directory of ours again, file by file; its manifest takes what the options name.
+fn copy(
+    source: &Path,
+    out: &Path,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Manifest, ModelError> {
+    for (part, other) in [
+        ("pooling", options.pooling.map(|pooling| pooling.as_str().to_owned())),
+        ("max_tokens", options.max_tokens.map(|count| count.to_string())),
+    ] {
+        if let Some(other) = other {
+            return Err(unsupported(part, "that of the directory, which is one of ours", other));
+        }
+    }
+    check_new(out)?;
+    progress("reading the directory");
+    let model = ModelDir::open(source)?;
+    let files = model.read_files(source)?;
+    let precision = options.precision.unwrap_or(model.manifest().precision);
+    let mut manifest = model.with_precision(precision).manifest().clone();
+    manifest.name = options.name.clone().unwrap_or(manifest.name);
+    manifest.source = options.source.clone().or(manifest.source);
+    manifest.check()?;
+    write_all(out, &manifest, files)?;
     Ok(manifest)
 }
 
@@ -163,7 +183,7 @@ fn read_source(
         token_weights: None,
         normalize: layout.normalize,
         prompts,
-        precision: options.precision,
+        precision: options.precision.unwrap_or(Precision::Bf16),
         source: options.source.clone(),
         tokenizer,
         weights: WeightsType::F32,

@@ -26,7 +26,7 @@ mod manifest;
 mod packed;
 mod safetensors;
 
-pub use directory::ModelDir;
+pub use directory::{ModelDir, packed_file, read_packed};
 pub use export::{NewModel, write_directory};
 pub use import::{ImportOptions, import, open_any};
 pub use manifest::{
@@ -34,7 +34,8 @@ pub use manifest::{
     Prompts, Score, TOKEN_WEIGHTS_FILE, TOKENIZER_FILE, WEIGHTS_FILE, check_name,
 };
 pub use packed::{
-    HEAD, MANIFEST, Packed, PackedWriter, SECTION_ALIGN, TOKEN_WEIGHTS, Tag, VOCABULARY, WEIGHTS,
+    HEAD, MANIFEST, PACKED_FILE, Packed, PackedWriter, SECTION_ALIGN, TOKEN_WEIGHTS, Tag,
+    VOCABULARY, WEIGHTS,
 };
 pub use safetensors::{
     DType, NamedTensor, SafeTensors, TensorView, WeightsType, write_safetensors,

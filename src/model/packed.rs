@@ -20,6 +20,8 @@ use sha2::{Digest, Sha256};
 use super::{Manifest, ModelError};
 use crate::text::Tokenizer;
 
+/// The packed form's file in a model directory.
+pub const PACKED_FILE: &str = "model.packed";
 /// Alignment of a section, in bytes.
 pub const SECTION_ALIGN: usize = 64;
 /// A section's name.

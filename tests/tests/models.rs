@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 
+use distilface_core::encoder::pack_model;
+use distilface_core::model::{ImportOptions, open_any};
 use distilface_tests::{Cluster, Session, TinyModel, skip};
 
 const BUILTIN: &str = "distilface-small";
@@ -47,6 +49,56 @@ fn a_loaded_model_embeds_for_every_backend_through_one_copy() {
     assert_eq!(error.code.code(), "42710", "{error}");
     assert!(error.hint.is_some(), "{error}");
     assert_eq!(session.one(EMBED), first);
+}
+
+/// What is in the repository of our own models, and what a client that built one may copy alone.
+#[test]
+fn a_directory_that_holds_a_packed_model_alone_loads_as_its_weights_do() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    let revision = load(&cluster, &mut session, "tiny", &TinyModel::default());
+    let (packed, manifest) = packed(&cluster, &TinyModel::default());
+    let dir = cluster.host().join("packed");
+    fs::create_dir(&dir).unwrap();
+    let (block, beside) = (dir.join("model.packed"), dir.join("distilface.json"));
+    let load = |name: &str| format!("SELECT distilface_model_load('{name}', '{}')", dir.display());
+    fs::write(&block, &packed).unwrap();
+    fs::write(dir.join("README.md"), "a card").unwrap();
+    assert_eq!(session.one(&load("alone")), revision);
+    let embed = |name: &str| EMBED.replace("'tiny'", &format!("'{name}'"));
+    let vector = session.one(&embed("alone"));
+    assert_eq!(vector, session.one(EMBED));
+    let row = "SELECT source FROM distilface.models WHERE name = 'alone'";
+    assert_eq!(session.one(row), format!("directory {}", dir.display()));
+    fs::write(&beside, &manifest).unwrap();
+    assert_eq!(session.one(&load("described")), revision);
+
+    let refused = |session: &mut Session, code: &str, message: &str| {
+        let error = session.error(&load("refused"));
+        assert_eq!(error.code.code(), code, "{error}");
+        assert!(error.message.contains(message) && error.hint.is_some(), "{error}");
+    };
+    let (_, other) = self::packed(&cluster, &TinyModel::seed(2));
+    fs::write(&beside, &other).unwrap();
+    refused(&mut session, "22023", "distilface.json, revision");
+    fs::remove_file(&beside).unwrap();
+    let mut damaged = packed.clone();
+    damaged[packed.len() / 2] ^= 1;
+    fs::write(&block, &damaged).unwrap();
+    refused(&mut session, "22023", "content of the stored sha256");
+    fs::write(&block, &packed[..packed.len() - 1]).unwrap();
+    refused(&mut session, "22023", "the stated length");
+    fs::remove_file(&block).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&block).status().unwrap();
+    assert!(made.success());
+    refused(&mut session, "58P01", "not a regular file");
+}
+
+/// A tiny model's packed form and its manifest.
+fn packed(cluster: &Cluster, model: &TinyModel) -> (Vec<u8>, Vec<u8>) {
+    let options = ImportOptions { name: Some("tiny".to_owned()), ..ImportOptions::default() };
+    let model = open_any(&model.write(cluster.host()), &options, &mut |_| ()).unwrap();
+    (pack_model(&model).unwrap(), model.manifest().to_json())
 }
 
 #[test]

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use distilface_core::encoder::{Context, InputKind, SentenceEncoder, pack_model};
-use distilface_core::model::{Manifest, ModelDir, Precision};
+use distilface_core::model::{Manifest, ModelDir, PACKED_FILE, Precision};
 use distilface_core::text::Tokenizer;
 use distilface_core::training::Products;
 
-use crate::PACKED_FILE;
 use crate::error::Error;
 use crate::net::Network;
 use crate::train::engine::Engine;

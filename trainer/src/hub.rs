@@ -4,19 +4,22 @@
 //! removes it. `HF_ENDPOINT` names another server (a mirror), `HF_TOKEN` opens private models and
 //! is sent to that server only, never to where it redirects; `HF_HUB_OFFLINE=1` forbids it all. A
 //! large file's sha256, which the hub announces, is compared. Files that a model may lack
-//! (`modules.json`, a pooling's settings) are skipped where the hub has none.
+//! (`modules.json`, a pooling's settings) are skipped where the hub has none. Where there is a
+//! `distilface.json`, the model is one of ours, and its manifest says which files it has.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use distilface_core::model::MANIFEST_FILE;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body};
 
 use crate::error::Error;
+use crate::import;
 
 const PUBLIC: &str = "https://huggingface.co";
 
@@ -29,9 +32,10 @@ enum Need {
     Optional,
 }
 
-/// What `import` reads of a model.
-const FILES: [(&str, Need); 10] = [
-    ("config.json", Need::Required),
+const CONFIG_FILE: &str = "config.json";
+
+/// What `import` reads beside it of a model that is not ours.
+const FILES: [(&str, Need); 9] = [
     ("tokenizer.json", Need::Optional),
     ("vocab.txt", Need::Optional),
     ("tokenizer_config.json", Need::Optional),
@@ -82,11 +86,20 @@ impl Hub {
     /// [`Error::Hub`] names the address and what went wrong; [`Error::Io`] where nothing can be
     /// written.
     pub fn download(&self, model: &str, revision: &str, directory: &Path) -> Result<(), Error> {
-        for (file, need) in FILES {
+        let fetch = |file: &str, need: Need| {
             let address = format!("{}/{model}/resolve/{revision}/{file}", self.endpoint);
-            self.file(&address, need, &directory.join(file))?;
+            self.file(&address, need, &directory.join(file))
+        };
+        // Both kinds have it: a model that is not there is missed here.
+        fetch(CONFIG_FILE, Need::Required)?;
+        fetch(MANIFEST_FILE, Need::Optional)?;
+        match import::manifest(directory)? {
+            None => FILES.into_iter().try_for_each(|(file, need)| fetch(file, need)),
+            Some(manifest) => {
+                let mut others = manifest.files.keys().filter(|file| *file != CONFIG_FILE);
+                others.try_for_each(|file| fetch(file, Need::Required))
+            }
         }
-        Ok(())
     }
 
     fn file(&self, address: &str, need: Need, path: &Path) -> Result<(), Error> {

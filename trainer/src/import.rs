@@ -1,19 +1,25 @@
-//! `distilface-train import`: another's model directory into ours, with its packed form.
+//! `distilface-train import`: another's model directory into ours, with its packed form; one of ours
+//! is copied.
 
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use distilface_core::encoder::pack_model;
-use distilface_core::model::{self, ImportOptions, ModelDir, ModelError, Pooling, Precision};
+use distilface_core::model::{
+    self, ImportOptions, MANIFEST_FILE, MAX_MANIFEST, Manifest, ModelDir, ModelError, PACKED_FILE,
+    Pooling, Precision,
+};
 
-use crate::PACKED_FILE;
 use crate::error::Error;
 use crate::hub::{Hub, is_model_id};
 use crate::train::output;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The directory with config.json and model.safetensors, or a model of the hub: OWNER/NAME
+    /// The directory with config.json and model.safetensors, one of ours, or a model of the hub:
+    /// OWNER/NAME
     #[arg(value_name = "DIR")]
     source: PathBuf,
     /// Branch, tag or commit of a model of the hub
@@ -31,9 +37,9 @@ pub struct Arguments {
     /// How token states become a vector [default: as the source says]
     #[arg(long, value_enum)]
     pooling: Option<PoolingArgument>,
-    /// What the packed form computes with
-    #[arg(long, value_enum, default_value = "bf16")]
-    precision: PrecisionArgument,
+    /// What the packed form computes with [default: bf16, or as a model of ours says]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionArgument>,
     /// Where the model comes from, for the record
     #[arg(long, value_name = "TEXT")]
     source_note: Option<String>,
@@ -85,7 +91,7 @@ pub fn run(arguments: Arguments) -> Result<(), Error> {
         name: Some(arguments.name.unwrap_or_else(|| model_name(&arguments.out))),
         max_tokens: arguments.max_tokens,
         pooling: arguments.pooling.map(Pooling::from),
-        precision: arguments.precision.into(),
+        precision: arguments.precision.map(Precision::from),
         source: arguments.source_note,
     };
     println!("importing {}", arguments.source.display());
@@ -127,6 +133,22 @@ pub fn open_base(path: &Path) -> Result<ModelDir, Error> {
         }));
     }
     Ok(base)
+}
+
+/// The manifest of a directory, if it is one of ours.
+///
+/// # Errors
+/// Where it cannot be read or is none.
+pub fn manifest(directory: &Path) -> Result<Option<Manifest>, Error> {
+    let path = directory.join(MANIFEST_FILE);
+    let io = |source| Error::io(&path, source);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io)?,
+    };
+    let mut json = Vec::new();
+    file.take(MAX_MANIFEST as u64 + 1).read_to_end(&mut json).map_err(io)?;
+    Ok(Some(Manifest::from_json(&json)?))
 }
 
 fn import(source: &Path, out: &Path, options: &ImportOptions) -> Result<(), Error> {

@@ -25,9 +25,6 @@ mod push;
 mod report;
 mod train;
 
-/// The packed model's file in a model directory.
-pub const PACKED_FILE: &str = "model.packed";
-
 /// Makes, imports and scores sentence encoders for DistilFace.
 #[derive(Parser)]
 #[command(version)]

@@ -157,6 +157,57 @@ fn a_model_of_the_hub_is_what_its_directory_is() {
     assert!(has("/store/model.safetensors"), "the token stays with the hub: {asked:?}");
 }
 
+/// A model that `distilface-train` wrote and somebody put there: pooled as no other layout can say, so
+/// that nothing but its own manifest tells what it is.
+#[test]
+fn a_published_model_of_ours_comes_back_with_the_same_revision() {
+    let temp = TempDir::new("hub-ours");
+    let (foreign, source) = (temp.path().join("foreign"), temp.path().join("source"));
+    write_bert(&foreign);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_distilface-train"));
+    command.arg("import").arg(&foreign).arg("--out").arg(&source);
+    command.args(["--pooling", "mean-last2", "--precision", "int8", "--source-note", "made here"]);
+    assert!(command.status().expect("the program starts").success());
+    let server = Server::start(&source, Behavior::Sound);
+    let out = temp.path().join("tiny");
+    let output = import(&server.address, "acme/tiny", &out, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let (ours, theirs) =
+        (read_json(&out.join("distilface.json")), read_json(&source.join("distilface.json")));
+    for part in ["revision", "files", "pooling", "precision"] {
+        assert_eq!(ours[part], theirs[part], "{part}");
+    }
+    assert_eq!((&ours["name"], &ours["source"]), (&"tiny".into(), &"acme/tiny@v1".into()));
+    let packed = |of: &Path| std::fs::read(of.join("model.packed")).expect("it is packed").len();
+    assert!(packed(&out).abs_diff(packed(&source)) <= 64, "but for name and source the same");
+    assert!(!temp.path().join("tiny.download").exists(), "the download is removed");
+
+    // Each way that it can be wrong.
+    let refused = |server: &Server, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_distilface-train"));
+        let arguments = ["import", "acme/tiny", "--revision", "v1", "--out"];
+        command.args(arguments).arg(temp.path().join("refused")).args(more);
+        command.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", &server.address);
+        message(&command.output().expect("the program starts"))
+    };
+    let got = refused(&server, &["--pooling", "cls"]);
+    assert!(got.contains("pooling: expected that of the directory"), "{got}");
+    let weights = source.join("model.safetensors");
+    let good = std::fs::read(&weights).expect("they were written");
+    std::fs::write(&weights, &good[..good.len() - 4]).expect("it is written");
+    let got = refused(&Server::start(&source, Behavior::Sound), &[]);
+    assert!(got.contains("model.safetensors"), "{got}");
+    let mut changed = good.clone();
+    *changed.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&weights, &changed).expect("it is written");
+    let got = refused(&Server::start(&source, Behavior::Sound), &[]);
+    assert!(got.contains("model.safetensors") && got.contains("sha256"), "{got}");
+    std::fs::write(source.join("distilface.json"), "{}").expect("it is written");
+    let got = refused(&Server::start(&source, Behavior::Sound), &[]);
+    assert!(got.contains("distilface.json"), "{got}");
+    assert!(!temp.path().join("refused").exists());
+}
+
 #[test]
 fn damaged_weights_private_and_unknown_models_are_errors_that_say_so() {
     let temp = TempDir::new("hub-errors");

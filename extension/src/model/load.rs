@@ -9,6 +9,7 @@ use crate::pg::text::to_server;
 use distilface_core::encoder::{SentenceEncoder, pack_model_with};
 use distilface_core::model::{
     ImportOptions, Manifest, ModelError, Packed, SECTION_ALIGN, Tensors, check_name, open_any,
+    packed_file, read_packed,
 };
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -31,7 +32,8 @@ enum Provenance {
     Stated,
 }
 
-/// Checks and stores the model of a directory, ours or one of sentence-transformers.
+/// Checks and stores the model of a directory: ours or one of sentence-transformers, or where there
+/// are no weights the packed model in it.
 ///
 /// # Errors
 /// Raises 42501 for who may not, 42602 for a bad name, 22023 for a directory that is no model of a
@@ -40,10 +42,17 @@ pub fn from_directory(name: &str, directory: &Path) -> String {
     check(name);
     let options = ImportOptions { name: Some(name.to_owned()), ..ImportOptions::default() };
     let refuse = |error: ModelError| -> ! { refuse_model(&error, "directory") };
+    let source = format!("directory {}", directory.display());
+    if let Some(packed) = packed_file(directory) {
+        let bytes = read_packed(&packed, MAX_BLOCK as u64).unwrap_or_else(|e| refuse(e));
+        interrupts::check();
+        let buffer = Buffer::new(bytes);
+        let model = SentenceEncoder::verify_packed(buffer.bytes()).unwrap_or_else(|e| refuse(e));
+        return store(name, buffer.bytes(), model.manifest(), &source, Provenance::Stated);
+    }
     let opened = open_any(directory, &options, &mut |_| interrupts::check());
     let model = opened.unwrap_or_else(|error| refuse(error));
     let block = pack_model_with(&model, &Interruptible(&model)).unwrap_or_else(|e| refuse(e));
-    let source = format!("directory {}", directory.display());
     store(name, &block, model.manifest(), &source, Provenance::Computed)
 }
 
@@ -246,6 +255,16 @@ struct Buffer {
 }
 
 impl Buffer {
+    fn new(mut bytes: Vec<u8>) -> Buffer {
+        let length = bytes.len();
+        // Room to move the block to an aligned place.
+        bytes.reserve_exact(SECTION_ALIGN);
+        let start = bytes.as_ptr().align_offset(SECTION_ALIGN) % SECTION_ALIGN;
+        bytes.resize(length + start, 0);
+        bytes.copy_within(..length, start);
+        Buffer { bytes, start }
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -281,13 +300,7 @@ fn read_large_object(oid: pg_sys::Oid) -> Buffer {
             refuse_model(&error, "large object");
         }
     }
-    // Room to move the block to an aligned place.
-    let length = bytes.len();
-    bytes.reserve_exact(SECTION_ALIGN);
-    let start = bytes.as_ptr().align_offset(SECTION_ALIGN) % SECTION_ALIGN;
-    bytes.resize(length + start, 0);
-    bytes.copy_within(..length, start);
-    Buffer { bytes, start }
+    Buffer::new(bytes)
 }
 
 fn refuse_model(error: &ModelError, what: &str) -> ! {

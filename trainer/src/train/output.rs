@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use distilface_core::encoder::pack_model;
-use distilface_core::model::{Manifest, ModelDir, NewModel, WeightsType, write_directory};
+use distilface_core::model::{
+    Manifest, ModelDir, NewModel, PACKED_FILE, WeightsType, write_directory,
+};
 
-use crate::PACKED_FILE;
 use crate::error::Error;
 use crate::net::Network;
 
