@@ -799,3 +799,43 @@ impl<'s, S: PageStore> Links<'s, S> {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hnsw::{HnswParams, create_empty};
+    use crate::page::MemoryStore;
+    use crate::vector::Metric;
+
+    #[test]
+    fn a_list_decided_on_before_another_wrote_it_is_not_written() {
+        let store = MemoryStore::new();
+        let params = HnswParams::parse(2, Metric::L2, 8, 40).expect("valid parameters");
+        create_empty(&store, params).expect("created");
+        let add = |x: f32, number: u16| {
+            let tid = HeapTid { block: 0, offset: number };
+            insert(&store, &[x, 1.0], tid).expect("inserted");
+        };
+        add(0.0, 1);
+        let meta = read_meta(&store).expect("read");
+        let entry = meta.entry.expect("of the row");
+        let base = Link::new(entry.id, entry.generation);
+        let mut links = Links::new(&store, Layout::new(&params), &meta);
+        let code = Code::new(&params, &[-1.0, 1.0]);
+        // It need not be there to be linked to.
+        let node = Link::new(entry.id + 5, 0);
+        for others in [1, 2] {
+            let decision = links.decide(base, node, &code, 0).expect("decided");
+            let Decision::Change(change) = decision else { panic!("there is room") };
+            assert!(change.wanted.contains(&node));
+            add(f32::from(others), others + 1);
+            assert_eq!(links.write(&[change]).expect("tried"), [false]);
+            let mut now = Vec::new();
+            links.read_links(base, 0, &mut now).expect("read").expect("it lives");
+            assert_eq!(now.len(), usize::from(others), "the others' links, and no more");
+        }
+        let decision = links.decide(base, node, &code, 0).expect("decided");
+        let Decision::Change(change) = decision else { panic!("there is room") };
+        assert_eq!(links.write(&[change]).expect("written"), [true]);
+    }
+}

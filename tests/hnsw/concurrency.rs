@@ -3,8 +3,9 @@
 
 use crate::common::*;
 use distilface_core::hnsw::*;
-use distilface_core::page::{BlockNumber, MemoryStore, PageError, PageStore};
+use distilface_core::page::{BlockNumber, LockMode, MemoryStore, PageError, PageStore, UpdateLock};
 use distilface_core::vector::Metric;
+use parking_lot::{Condvar, Mutex};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -112,6 +113,95 @@ impl PageStore for Interrupted<'_> {
 
     fn check_interrupts(&self) -> Result<(), PageError> {
         self.inner.check_interrupts()
+    }
+}
+
+/// An insert is held where it has chosen its neighbors, until a vacuum asks to wait for it or is through.
+#[test]
+fn vacuum_lets_nodes_go_after_the_inserts_that_may_have_chosen_them() {
+    let inner = MemoryStore::new();
+    let rows = rows(200, 21);
+    build(&inner, Metric::L2, &rows, 1);
+    let store = Watched { inner, moments: Mutex::default(), moved: Condvar::new() };
+    let vector = &vectors(1, 22)[0];
+    let near = exact(Metric::L2, &rows, vector, 1)[0];
+    std::thread::scope(|scope| {
+        scope.spawn(|| insert(&store, vector, tid(1000)).expect("inserted"));
+        store.wait_for(&["insert has its neighbors"]);
+        bulk_delete(&store.inner, &mut |tid| tid == near).expect("deleted");
+        scope.spawn(|| {
+            cleanup(&store).expect("cleaned");
+            store.note("cleanup ended");
+        });
+    });
+    let moments = store.moments.into_inner();
+    let at = |moment| moments.iter().position(|&m| m == moment).expect("it came");
+    // The last moment of an insert that holds its lock.
+    assert!(at("insert promotes") < at("cleanup listed the dead"), "{moments:?}");
+    assert_sound(&store.inner, 200);
+}
+
+/// Notes the moments that are passed. An insert that has chosen its neighbors goes on when a vacuum asks
+/// for the lock, or is through.
+struct Watched {
+    inner: MemoryStore,
+    moments: Mutex<Vec<&'static str>>,
+    moved: Condvar,
+}
+
+impl Watched {
+    fn note(&self, moment: &'static str) {
+        self.moments.lock().push(moment);
+        self.moved.notify_all();
+    }
+
+    fn wait_for(&self, one_of: &[&str]) {
+        let mut moments = self.moments.lock();
+        while !moments.iter().any(|moment| one_of.contains(moment)) {
+            self.moved.wait(&mut moments);
+        }
+    }
+}
+
+impl PageStore for Watched {
+    type Pin<'s>
+        = <MemoryStore as PageStore>::Pin<'s>
+    where
+        Self: 's;
+    type Txn<'s>
+        = <MemoryStore as PageStore>::Txn<'s>
+    where
+        Self: 's;
+
+    fn page_count(&self) -> Result<BlockNumber, PageError> {
+        self.inner.page_count()
+    }
+
+    fn pin(&self, blkno: BlockNumber) -> Result<Self::Pin<'_>, PageError> {
+        self.inner.pin(blkno)
+    }
+
+    fn begin(&self) -> Result<Self::Txn<'_>, PageError> {
+        self.inner.begin()
+    }
+
+    fn check_interrupts(&self) -> Result<(), PageError> {
+        self.inner.check_interrupts()
+    }
+
+    fn lock_updates(&self, mode: LockMode) -> Result<UpdateLock<'_>, PageError> {
+        if mode == LockMode::Exclusive {
+            self.note("cleanup asks to wait");
+        }
+        self.inner.lock_updates(mode)
+    }
+
+    fn failpoint(&self, moment: &'static str) -> Result<(), PageError> {
+        self.note(moment);
+        if moment == "insert has its neighbors" {
+            self.wait_for(&["cleanup asks to wait", "cleanup ended"]);
+        }
+        Ok(())
     }
 }
 
