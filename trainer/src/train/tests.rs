@@ -6,15 +6,19 @@ use distilface_core::model::{
     Config, ModelDir, ModelError, NewModel, Pooling, Precision, Prompts, Tensors, WeightsType,
     write_directory,
 };
-use distilface_core::text::TokenizerSpec;
+use distilface_core::text::{Tokenizer, TokenizerSpec};
 use distilface_core::training::{Products, mix};
 use distilface_tests::TinyModel;
 
 use super::config::{
-    Head, Kind, Loss, Mix, Projection, RunConfig, SourceConfig, TrainDevice, TrainPrecision,
+    Head, Keep, Kind, Loss, Mix, Preset, Projection, RunConfig, SourceConfig, TrainDevice,
+    TrainPrecision,
 };
-use super::run::{CHECKPOINT, METRICS, RECIPE, Run};
+use super::dev::Dev;
+use super::engine::Engine;
+use super::run::{CHECKPOINT, METRICS, RECIPE, Run, tokenize};
 use super::{backend, output, sif};
+use crate::embedder::dot;
 use crate::net::Network;
 
 /// Weights that look random, layer norms near 1.
@@ -296,6 +300,86 @@ fn a_checkpoint_without_its_recipe_and_values_out_of_range_are_refused() {
     for (start, change) in wrong {
         let said = refused(change);
         assert!(said.starts_with(start), "{start}: {said}");
+    }
+}
+
+#[test]
+fn presets_are_the_papers_settings() {
+    let sentences = PathBuf::from("sentences.txt");
+    let paper = Preset::Distilface.config(sentences.clone(), None);
+    paper.check().expect("it can be trained with");
+    let source = &paper.sources[0];
+    assert_eq!((source.batch, source.tau, source.kind), (128, 0.05, Kind::Sentences));
+    assert_eq!((paper.rate, paper.steps, paper.max_tokens), (1e-5, 20_000, 32));
+    assert_eq!((paper.dropout, paper.attention_dropout, paper.head), (0.1, 0.1, Head::None));
+    assert_eq!(paper.pooling, Some(Pooling::MeanLast4));
+
+    let simcse = Preset::Simcse.config(sentences, None);
+    let refused = simcse.check().expect_err("what is the best without a dev file?").to_string();
+    assert!(refused.contains("an STS file"), "{refused}");
+    RunConfig { dev: Some("sts.tsv".into()), ..simcse.clone() }.check().expect("now it is known");
+    let source = &simcse.sources[0];
+    assert_eq!((source.batch, source.tau, source.kind), (64, 0.05, Kind::Sentences));
+    assert_eq!((simcse.rate, simcse.max_tokens, simcse.head), (3e-5, 32, Head::Mlp));
+    assert_eq!(simcse.pooling, Some(Pooling::Cls));
+    assert_eq!((simcse.dev_every, simcse.keep), (125, Keep::Best));
+}
+
+/// The result is what the dev pairs liked best, on either backend and after a kill too.
+#[test]
+fn the_best_scored_weights_are_kept_and_outlive_a_kill() {
+    let place = Place::new("best");
+    let like = place.recipe();
+    let base = ModelDir::open(&like.base).expect("it opens");
+    let vocabulary = base.vocab_blob().expect("it compiles");
+    let tokenizer = Tokenizer::view(&vocabulary).expect("it is whole");
+    let dev = place.0.join("sts.tsv");
+    let text = |at: u64| format!("w{} w{}", mix(at) % 60, mix(at ^ 1 << 40) % 60);
+    let texts: Vec<String> = (0..80).map(text).collect();
+    let preset = Preset::Simcse.config(like.sources[0].path.clone(), None);
+    let config = RunConfig {
+        base: like.base.clone(),
+        dev: Some(dev.clone()),
+        rate: 0.03,
+        steps: 12,
+        dev_every: 2,
+        max_tokens: 16,
+        checkpoint_every: 5,
+        ..preset
+    };
+    // What the base itself says of the pairs: every step leads away from it.
+    let start = Network::new(&base, config.pooling, Products::F32).expect("all tensors");
+    let engine = Engine::new(1, 512, 0);
+    let vectors = engine.vectors(&start, &tokenize(&tokenizer, &texts, 16));
+    let pairs = texts.chunks_exact(2).zip(vectors.chunks_exact(2 * start.hidden()));
+    let pairs = pairs.map(|(pair, vectors)| {
+        let (a, b) = vectors.split_at(start.hidden());
+        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        format!("STSB\tx\tdev\t{cosine}\t{}\t{}", pair[0], pair[1])
+    });
+    std::fs::write(&dev, pairs.collect::<Vec<_>>().join("\n")).expect("it is written");
+    let dev = Dev::read(&dev).expect("40 pairs");
+    for (name, at) in [("cpu", (|| backend::Place::Kernels) as fn() -> _), ("device", candle)] {
+        let directory = place.0.join(name);
+        let run = Run::open_at(at(), &config, &directory).expect("the recipe is sound");
+        let network = run.run().expect("it trains").network;
+        let metrics = std::fs::read_to_string(directory.join(METRICS)).expect("it is there");
+        let score =
+            |line: &str| serde_json::from_str::<serde_json::Value>(line).ok()?["dev"].as_f64();
+        let scores: Vec<f64> = metrics.lines().filter_map(score).collect();
+        assert_eq!(scores.len(), 6, "every second step");
+        let best = scores.iter().copied().fold(f64::MIN, f64::max);
+        assert!(scores[5] < best, "{name}: the last is not the best: {scores:?}");
+        let judge = backend::Backend::new(at(), &config, &network).expect("a network");
+        let again = dev.score(&judge, network.clone(), &tokenizer).expect("a score");
+        assert!((again - best).abs() < 1e-9, "{name}: {again} of {scores:?}");
+
+        let killed = place.0.join(format!("{name}-killed"));
+        let mut run = Run::open_at(at(), &config, &killed).expect("the recipe is sound");
+        run.take_steps(11).expect("it trains");
+        drop(run);
+        let weights = train_at(at(), &config, killed);
+        assert!(weights == network.weights, "{name}: another result after a kill");
     }
 }
 
