@@ -1,6 +1,6 @@
 //! Calls that come row by row and are embedded in batches: the same results, from fewer runs of the encoder.
 
-use distilface_tests::{Cluster, Session, TinyModel};
+use distilface_tests::{Cluster, Session, TinyModel, skip};
 
 const MODEL: &str = "distilface-small";
 const NODE: &str = "Custom Scan (Distilface Embed)";
@@ -207,6 +207,23 @@ fn the_first_statement_of_a_session_embeds_in_batches() {
     assert_eq!(session.one("SELECT count(distilface_embed(body)) FROM docs"), ROWS.to_string());
     let (texts, runs) = work(&mut session);
     assert!(texts == ROWS && runs < ROWS / 5, "{texts} texts in {runs} runs");
+}
+
+#[test]
+fn a_plan_that_embeds_ahead_is_not_compiled_for_the_encoders_cost() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    docs(&mut session, ROWS);
+    if session.one("SELECT pg_jit_available()") == "f" {
+        skip!("no LLVM for this server");
+    }
+    session.sql("SET jit_above_cost = 0");
+    let select = "EXPLAIN (ANALYZE, TIMING OFF) SELECT distilface_embed(body) FROM docs";
+    let compiled =
+        |session: &mut Session| session.column(select).iter().any(|line| line.contains("JIT"));
+    assert!(!compiled(&mut session));
+    session.sql("SET distilface.look_ahead = off");
+    assert!(compiled(&mut session));
 }
 
 #[test]

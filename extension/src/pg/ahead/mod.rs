@@ -60,6 +60,8 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, eflags
                 if site::visit((*query).plannedstmt, Visit::Count) > 0 {
                     (*query).plannedstmt = tree::copy((*query).plannedstmt);
                     site::visit((*query).plannedstmt, Visit::Change);
+                    // Its cost is the encoder's, which no compiled expression makes less.
+                    (*(*query).plannedstmt).jitFlags = pg_sys::PGJIT_NONE as c_int;
                 }
             });
         }
