@@ -63,6 +63,7 @@ fn every_statement_is_embedded_in_batches(cluster: &Cluster) {
         "SELECT id, distilface_embed(upper(lang) || ': ' || body) FROM docs ORDER BY id",
         "SELECT id, distilface_embed(coalesce(NULL, body)::varchar, 'distilface-small')::embedding(384) FROM docs ORDER BY id",
         "SELECT id, distilface_embed_query(body), (SELECT count(*) FROM low) FROM docs ORDER BY id",
+        "SELECT id, distilface_embed(body), distilface_embed_query(body) FROM docs ORDER BY id",
         "SELECT id, e FROM notes ORDER BY id",
         "SELECT id, e FROM filled() ORDER BY id",
         "SELECT id, distilface_embed(body) FROM parts ORDER BY id",
@@ -350,6 +351,7 @@ fn what_runs_below_is_not_run_for_more_rows_than_before() {
         ),
         ("SELECT distilface_embed(body), nextval('s') FROM docs LIMIT 4 OFFSET 2".into(), "6"),
         ("SELECT distilface_embed(body), nextval('s') FROM docs LIMIT 4".into(), "4"),
+        ("SELECT distilface_embed(body || nextval('s')) FROM docs LIMIT 4".into(), "4"),
         ("SELECT distilface_embed(body), (SELECT noted(1)) FROM docs".into(), "1"),
     ] {
         session.sql("ALTER SEQUENCE s RESTART");
@@ -405,6 +407,34 @@ fn a_call_that_may_not_be_made_is_not_embedded_ahead() {
 }
 
 #[test]
+fn a_text_that_cannot_be_computed_is_an_error_of_its_own_row() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    docs(&mut session, 60);
+    // Row 15 would be read ahead with row 14, the last one asked for.
+    let select = "SELECT distilface_embed(body || chr(15 - id)) FROM docs";
+    assert_eq!(session.rows(&format!("{select} LIMIT 12 OFFSET 2")).len(), 12);
+    assert_eq!(session.error(&format!("{select} LIMIT 13 OFFSET 2")).code.code(), "54000");
+}
+
+#[test]
+fn a_cached_plan_stays_as_it_was_planned() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    docs(&mut session, 100);
+    session.sql(
+        "SET plan_cache_mode = force_generic_plan;
+         PREPARE p AS SELECT id, distilface_embed(body) FROM docs ORDER BY id",
+    );
+    let first = session.rows("EXECUTE p");
+    for look_ahead in ["off", "on", "off"] {
+        session.sql(&format!("SET distilface.look_ahead = {look_ahead}"));
+        assert_eq!(plan(&mut session, "EXECUTE p").contains(NODE), look_ahead == "on");
+        assert_eq!(session.rows("EXECUTE p"), first);
+    }
+}
+
+#[test]
 fn texts_that_are_never_asked_for_end_the_reading_ahead() {
     let cluster = Cluster::start();
     docs(&mut cluster.session(), 300);
@@ -449,15 +479,14 @@ fn cursors_stand_where_their_last_row_was() {
     assert_eq!(session.rows("FETCH ABSOLUTE 3 FROM c"), first[2..]);
     assert_eq!(session.rows("FETCH BACKWARD 1 FROM c"), first[1..2]);
     session.sql("ROLLBACK");
-    session.sql(&format!("BEGIN; DECLARE c CURSOR FOR {select}"));
-    session.sql("FETCH 7 FROM c");
-    let seventh = session.one("WITH u AS (SELECT 1) SELECT count(*) FROM docs") == "40";
-    assert!(seventh);
-    session.sql("UPDATE docs SET lang = 'here' WHERE CURRENT OF c");
-    let expected = session.column("SELECT id FROM docs WHERE lang = 'here'");
-    session.sql("ROLLBACK");
     let rows = session.rows(&format!("{select} LIMIT 7"));
-    assert_eq!(expected, [rows[6][0].clone().unwrap()]);
+    for scroll in ["", "NO SCROLL"] {
+        session.sql(&format!("BEGIN; DECLARE c {scroll} CURSOR FOR {select}"));
+        session.sql("FETCH 7 FROM c; UPDATE docs SET lang = 'here' WHERE CURRENT OF c");
+        let seventh = session.column("SELECT id FROM docs WHERE lang = 'here'");
+        assert_eq!(seventh, [rows[6][0].clone().unwrap()]);
+        session.sql("ROLLBACK");
+    }
 }
 
 #[test]
@@ -497,6 +526,16 @@ fn joins_and_subqueries_that_read_a_plan_again_get_their_own_rows() {
         (
             "",
             "SELECT id, (SELECT avg(distilface_embed(body)) FROM docs d WHERE d.id / 10 = docs.id / 10) FROM docs WHERE id % 10 = 0 ORDER BY id",
+        ),
+        // Left with rows that were read ahead and not asked for.
+        (
+            "",
+            "SELECT o.id, (SELECT d.id FROM (SELECT id, distilface_embed(body) e FROM docs WHERE id > o.id * 5 OFFSET 0) d WHERE d.id % 10 = 4 AND e IS NOT NULL LIMIT 1) FROM generate_series(1, 12) o(id) ORDER BY 1",
+        ),
+        // Goes back to a marked row of the node that computes the vectors.
+        (
+            "CREATE INDEX IF NOT EXISTS by_lang ON docs (lang); SET enable_hashjoin = off; SET enable_nestloop = off; SET enable_sort = off; SET enable_material = off",
+            "SELECT a.id, b.id, b.e FROM docs a LEFT JOIN (SELECT id, lang, distilface_embed(body) e FROM docs) b ON b.lang = a.lang WHERE a.id < 9 ORDER BY 1, 2",
         ),
         (
             "SET enable_hashjoin = off; SET enable_nestloop = off",
