@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Compiles the cargo feature `cuda` of the extension and so of the core, CUDA kernels included (a quarter of an
-# hour), with NVIDIA's compiler and headers from PyPI in .venv (150 MB; no driver, no device and no root). Nothing is linked and
-# nothing is run: that takes a machine's own CUDA libraries. DISTILFACE_CUDA names a toolkit that is there.
+# hour), with NVIDIA's compiler and headers from PyPI in .venv (150 MB; no driver, no device and no root). Nothing
+# is linked and nothing is run: that takes a machine's own CUDA libraries. DISTILFACE_CUDA names a toolkit that is
+# there.
 . "$(dirname "$0")/common.sh"
 
 # 13.4 is the newest that candle's bindings know.
