@@ -9,14 +9,18 @@ macro_rules! float_kernels {
     ($(#[$feature:meta])*) => {
         $(#[$feature])*
         fn sum_where(x: &[f32], bits: &[u8]) -> f32 {
-            let mut sums = [zero(); 4];
-            for (x, bits) in x.as_chunks::<64>().0.iter().zip(bits.as_chunks::<8>().0) {
-                let bits = u64::from_le_bytes(*bits);
-                for (i, x) in x.as_chunks::<LANES>().0.iter().enumerate() {
-                    sums[i % 4] = add_where(sums[i % 4], load(x), bits >> (i * LANES));
+            let mut total = 0.0;
+            for (x, bits) in x.chunks(super::BLOCK).zip(bits.chunks(super::BLOCK / 8)) {
+                let mut sums = [zero(); 4];
+                for (x, bits) in x.as_chunks::<64>().0.iter().zip(bits.as_chunks::<8>().0) {
+                    let bits = u64::from_le_bytes(*bits);
+                    for (i, x) in x.as_chunks::<LANES>().0.iter().enumerate() {
+                        sums[i % 4] = add_where(sums[i % 4], load(x), bits >> (i * LANES));
+                    }
                 }
+                total += sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
             }
-            sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])))
+            total
         }
 
         $(#[$feature])*
