@@ -166,7 +166,7 @@ check-st: model ## sentence-transformers loads what the trainer writes, every po
 	@scripts/torch.sh scripts/check_st.py "$$(dirname "$$(find target/model-source -name model.safetensors)")"
 
 .PHONY: check-cuda
-check-cuda: tools-build ## compile the feature cuda, core and extension, with NVIDIA's compiler from PyPI (nothing is run)
+check-cuda: tools-build ## compile the feature cuda, core, extension and trainer, with NVIDIA's compiler from PyPI (nothing is run)
 	@scripts/check-cuda.sh
 
 .PHONY: clean

@@ -5,8 +5,6 @@
 //! [`Backend::fetch`] brings them over for checkpoints, dev scores and the result. Losses are the
 //! same code on both. Heads and projections, small beside the encoder, are moved on the CPU.
 
-use std::panic;
-
 use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::batch::tensor;
@@ -40,15 +38,7 @@ fn cuda() -> Result<Device, String> {
     if !cfg!(feature = "cuda") {
         return Err("a build without the cargo feature cuda".to_owned());
     }
-    // Where the driver's library is missing, candle's bindings panic.
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| ()));
-    let device = panic::catch_unwind(|| Device::new_cuda(0));
-    panic::set_hook(hook);
-    match device {
-        Ok(device) => device.map_err(|error| error.to_string()),
-        Err(_) => Err("no library of the NVIDIA driver".to_owned()),
-    }
+    Device::new_cuda(0).map_err(|error| error.to_string())
 }
 
 /// A network that is not trained, where the run computes.
