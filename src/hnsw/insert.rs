@@ -258,8 +258,10 @@ impl<'s, S: PageStore> Insertion<'s, '_, S> {
         let node = self.write_node(&neighbors)?;
         store.failpoint("insert wrote its node")?;
         let mut bases = Vec::new();
+        let most = self.meta.params.m();
         for (links, level) in neighbors.iter().zip(0u8..) {
-            bases.extend(links.iter().map(|&base| (base, level)));
+            // Those that the heuristic kept come first; the others lead here by way of them.
+            bases.extend(links.iter().take(most).map(|&base| (base, level)));
         }
         if !self.links.link_back(bases, node, &self.code)? {
             self.links.link_from_any(&neighbors[0], node)?;
