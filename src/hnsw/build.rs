@@ -22,6 +22,7 @@ use crate::page::{
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 /// Pages that are filled before they are written.
@@ -300,7 +301,10 @@ impl Builder {
         }
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
+        let at_work = AtomicUsize::new(self.options.threads);
+        let leader = std::thread::current();
         let work_all = || {
+            let _leaving = Leaving { at_work: &at_work, leader: &leader };
             let mut scratch = Scratch::default();
             while !stop.load(Ordering::Relaxed) {
                 let node = next.fetch_add(1, Ordering::Relaxed);
@@ -314,14 +318,15 @@ impl Builder {
             // Also when a callback unwinds: the scope waits for its threads.
             let stop_workers = StopOnDrop(&stop);
             progress.before_spawn();
-            let workers: Vec<_> =
-                (0..self.options.threads).map(|_| scope.spawn(work_all)).collect();
+            for _ in 0..self.options.threads {
+                scope.spawn(work_all);
+            }
             progress.after_spawn();
-            while !workers.iter().all(|worker| worker.is_finished()) {
+            while at_work.load(Ordering::Acquire) > 0 {
                 let done = next.load(Ordering::Relaxed).min(total);
                 progress.report(BuildPhase::Linking, done as u64, total as u64);
                 store.check_interrupts()?;
-                std::thread::sleep(POLL);
+                std::thread::park_timeout(POLL);
             }
             drop(stop_workers);
             Ok(())
@@ -543,6 +548,19 @@ struct StopOnDrop<'a>(&'a AtomicBool);
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Tells the thread that waits for the workers when one leaves, by a panic too.
+struct Leaving<'a> {
+    at_work: &'a AtomicUsize,
+    leader: &'a Thread,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.at_work.fetch_sub(1, Ordering::Release);
+        self.leader.unpark();
     }
 }
 

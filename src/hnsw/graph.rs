@@ -23,9 +23,10 @@ pub(crate) struct Graph {
     nodes: Vec<NodeMeta>,
     /// Scale and norm of each code, apart from what a distance does not need.
     scales: Vec<[f32; 2]>,
-    codes: Vec<i8>,
+    /// [`code_lines`] per node.
+    codes: Vec<Line<[i8; LINE]>>,
     /// [`base_room`] links per node, [`NIL`]s after the last.
-    base: Vec<AtomicU32>,
+    base: Vec<Line<[AtomicU32; LINKS_A_LINE]>>,
     /// m links per level above 0, for the nodes that have some.
     upper: Vec<AtomicU32>,
     locks: Vec<Mutex<()>>,
@@ -38,6 +39,32 @@ pub(crate) struct Graph {
 /// the build's time. [`Graph::trim`] brings the lists to their limit at the end.
 fn base_room(params: &HnswParams) -> usize {
     3 * params.m()
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+const LINKS_A_LINE: usize = LINE / 4;
+
+/// What begins on a cache line: a code that does not is on one line more, and each load of it on two.
+#[repr(C, align(64))]
+struct Line<T>(T);
+
+/// What lies on lines, in a row.
+#[inline]
+fn flat<T, const N: usize>(lines: &[Line<[T; N]>]) -> &[T] {
+    const { assert!(size_of::<Line<[T; N]>>() == size_of::<[T; N]>(), "whole lines") };
+    // SAFETY: a line is its array, without padding before or, as asserted, behind it.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * N) }
+}
+
+/// Cache lines of a code.
+fn code_lines(params: &HnswParams) -> usize {
+    params.dims().div_ceil(LINE)
+}
+
+/// Cache lines of a node's links on level 0.
+fn base_lines(params: &HnswParams) -> usize {
+    base_room(params).div_ceil(LINKS_A_LINE)
 }
 
 struct NodeMeta {
@@ -85,11 +112,16 @@ impl Graph {
         self.nodes.push(NodeMeta { error: code.error, level, upper_at });
         huge_pages::reserve(&mut self.scales, 1);
         self.scales.push([code.scale, code.norm]);
-        huge_pages::reserve(&mut self.codes, code.codes.len());
-        self.codes.extend_from_slice(&code.codes);
+        huge_pages::reserve(&mut self.codes, code_lines(&self.params));
+        self.codes.extend(code.codes.chunks(LINE).map(|codes| {
+            let mut line = Line([0; LINE]);
+            line.0[..codes.len()].copy_from_slice(codes);
+            line
+        }));
         let nil = || AtomicU32::new(NIL);
-        huge_pages::reserve(&mut self.base, base_room(&self.params));
-        self.base.extend(std::iter::repeat_with(nil).take(base_room(&self.params)));
+        let nils = || Line([const { AtomicU32::new(NIL) }; LINKS_A_LINE]);
+        huge_pages::reserve(&mut self.base, base_lines(&self.params));
+        self.base.extend(std::iter::repeat_with(nils).take(base_lines(&self.params)));
         self.upper.extend(std::iter::repeat_with(nil).take(usize::from(level) * self.params.m()));
         self.locks.push(Mutex::new(()));
         id
@@ -117,14 +149,16 @@ impl Graph {
     pub(crate) fn code(&self, node: u32) -> CodeRef<'_> {
         let (at, dims) = (node as usize, self.params.dims());
         let [scale, norm] = self.scales[at];
-        CodeRef { codes: &self.codes[at * dims..(at + 1) * dims], scale, norm }
+        let lines = code_lines(&self.params);
+        let codes = &flat(&self.codes[at * lines..][..lines])[..dims];
+        CodeRef { codes, scale, norm }
     }
 
     #[inline]
     fn link_slots(&self, node: u32, level: u8) -> &[AtomicU32] {
         if level == 0 {
-            let room = base_room(&self.params);
-            &self.base[node as usize * room..][..room]
+            let lines = base_lines(&self.params);
+            &flat(&self.base[node as usize * lines..][..lines])[..base_room(&self.params)]
         } else {
             let m = self.params.m();
             let start = self.nodes[node as usize].upper_at as usize + usize::from(level - 1) * m;

@@ -42,7 +42,7 @@ const PHASE_WRITE: i64 = 5;
 const PHASE_INSERT: i64 = 6;
 
 /// Rows and bytes of text that wait to be embedded together.
-const MAX_WAITING: usize = 1024;
+const MAX_WAITING: usize = 2048;
 const MAX_WAITING_BYTES: usize = 1 << 20;
 
 /// The same graph for the same rows in the same order, with one thread.
