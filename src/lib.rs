@@ -8,7 +8,6 @@ pub mod bm25;
 pub mod encoder;
 pub mod fusion;
 pub mod hnsw;
-mod huge_pages;
 pub mod index;
 pub mod model;
 pub mod page;

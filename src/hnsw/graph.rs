@@ -7,10 +7,10 @@
 //! but the vectors, their order and the seed.
 
 use super::code::{Code, CodeRef, Scorer};
+use super::huge_pages;
 use super::layout::{MAX_LEVEL, NIL};
 use super::params::HnswParams;
 use super::select::select_neighbors;
-use crate::huge_pages;
 use crate::page::PageError;
 use crate::vector::prefetch;
 use parking_lot::{Mutex, RwLock};
