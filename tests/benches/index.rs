@@ -20,6 +20,8 @@ use distilface_core::vector::Metric;
 use distilface_tests::{Cluster, Kept, Session, skip};
 
 const EF: [u32; 7] = [10, 20, 40, 80, 120, 160, 320];
+/// Where vectors are made up of several, of which more dimensions tell: each has many neighbors about as near.
+const EF_WIDE: [u32; 5] = [40, 160, 320, 640, 1000];
 /// The queries that are asked with a filter, of which pgvector answers a few dozen a second.
 const FILTERED_QUERIES: &str = "id % 5 = 0";
 /// Queries on an index that is larger than the buffers.
@@ -352,7 +354,8 @@ fn build(session: &mut Session, side: &Side, size: Size) -> [f64; 3] {
 /// Measures both curves.
 fn queries(session: &mut Session, size: Size) {
     println!("\n{:<12}{:>6}{:>10}{:>12}{:>10}", "", "ef", "recall", "queries/s", "buffers");
-    let curves = curves(session, "", &EF);
+    let wide = size.is_synthetic() && size.dims > 384;
+    let curves = curves(session, "", if wide { &EF_WIDE } else { &EF });
     for recall in [0.95, 0.99] {
         match curves.each_ref().map(|curve| at_recall(curve, recall)) {
             [Some(ours), Some(theirs)] => {
