@@ -7,11 +7,11 @@
 //! but the vectors, their order and the seed.
 
 use super::code::{Code, CodeRef, Scorer};
-use super::huge_pages;
 use super::layout::{MAX_LEVEL, NIL};
 use super::params::HnswParams;
 use super::select::select_neighbors;
 use crate::page::PageError;
+use crate::vector::memory::{self, LINE, Line, flat};
 use crate::vector::prefetch;
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -41,21 +41,7 @@ fn base_room(params: &HnswParams) -> usize {
     3 * params.m()
 }
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-const LINKS_A_LINE: usize = LINE / 4;
-
-/// What begins on a cache line: a code that does not is on one line more, and each load of it on two.
-#[repr(C, align(64))]
-struct Line<T>(T);
-
-/// What lies on lines, in a row.
-#[inline]
-fn flat<T, const N: usize>(lines: &[Line<[T; N]>]) -> &[T] {
-    const { assert!(size_of::<Line<[T; N]>>() == size_of::<[T; N]>(), "whole lines") };
-    // SAFETY: a line is its array, without padding before or, as asserted, behind it.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * N) }
-}
+const LINKS_A_LINE: usize = LINE / size_of::<AtomicU32>();
 
 /// Cache lines of a code.
 fn code_lines(params: &HnswParams) -> usize {
@@ -108,11 +94,11 @@ impl Graph {
     pub(crate) fn push(&mut self, code: &Code, level: u8) -> u32 {
         let id = self.nodes.len() as u32;
         let upper_at = self.upper.len() as u32;
-        huge_pages::reserve(&mut self.nodes, 1);
+        memory::reserve(&mut self.nodes, 1);
         self.nodes.push(NodeMeta { error: code.error, level, upper_at });
-        huge_pages::reserve(&mut self.scales, 1);
+        memory::reserve(&mut self.scales, 1);
         self.scales.push([code.scale, code.norm]);
-        huge_pages::reserve(&mut self.codes, code_lines(&self.params));
+        memory::reserve(&mut self.codes, code_lines(&self.params));
         self.codes.extend(code.codes.chunks(LINE).map(|codes| {
             let mut line = Line([0; LINE]);
             line.0[..codes.len()].copy_from_slice(codes);
@@ -120,7 +106,7 @@ impl Graph {
         }));
         let nil = || AtomicU32::new(NIL);
         let nils = || Line([const { AtomicU32::new(NIL) }; LINKS_A_LINE]);
-        huge_pages::reserve(&mut self.base, base_lines(&self.params));
+        memory::reserve(&mut self.base, base_lines(&self.params));
         self.base.extend(std::iter::repeat_with(nils).take(base_lines(&self.params)));
         self.upper.extend(std::iter::repeat_with(nil).take(usize::from(level) * self.params.m()));
         self.locks.push(Mutex::new(()));

@@ -23,7 +23,6 @@ mod code;
 mod filter;
 mod filtered;
 mod graph;
-mod huge_pages;
 mod insert;
 mod keys;
 mod layout;

@@ -17,6 +17,7 @@ pub mod binary;
 mod invalid;
 pub mod kernels;
 pub mod literal;
+pub(crate) mod memory;
 mod metric;
 mod prefetch;
 mod quantize;

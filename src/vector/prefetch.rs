@@ -1,7 +1,6 @@
 //! A hint to the CPU's caches.
 
-/// Bytes that a cache loads at once.
-const LINE: usize = 64;
+use super::memory::LINE;
 
 /// Asks for `bytes` to be brought into the cache; reads nothing.
 #[inline]
