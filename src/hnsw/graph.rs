@@ -78,12 +78,9 @@ impl Graph {
 
     /// Bytes that one more node takes, all arrays together, with room for their doubling.
     pub(crate) fn bytes_per_node(params: &HnswParams) -> usize {
-        let links = base_room(params) * 4 + params.m() * 4 / 8;
-        params.dims()
-            + links
-            + size_of::<NodeMeta>()
-            + size_of::<[f32; 2]>()
-            + size_of::<Mutex<()>>()
+        let links = base_lines(params) * LINE + params.m() * 4 / 8;
+        let code = code_lines(params) * LINE + size_of::<[f32; 2]>();
+        code + links + size_of::<NodeMeta>() + size_of::<Mutex<()>>()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -105,7 +102,7 @@ impl Graph {
             line
         }));
         let nil = || AtomicU32::new(NIL);
-        let nils = || Line([const { AtomicU32::new(NIL) }; LINKS_A_LINE]);
+        let nils = || Line(std::array::from_fn(|_| nil()));
         memory::reserve(&mut self.base, base_lines(&self.params));
         self.base.extend(std::iter::repeat_with(nils).take(base_lines(&self.params)));
         self.upper.extend(std::iter::repeat_with(nil).take(usize::from(level) * self.params.m()));
