@@ -78,11 +78,11 @@ fn build(rows: &[&[f32]], params: HnswParams, threads: usize) -> MemoryStore {
         let tid = HeapTid { block: i as u32, offset: 1 };
         assert_eq!(builder.add(row, tid).expect("fits"), Added::Kept);
     }
-    println!("add {:.2} s", started.elapsed().as_secs_f64());
+    println!("add {:.3} s", started.elapsed().as_secs_f64());
     let mut phases = Phases { last: None, started: Instant::now() };
     let stats = builder.finish(&store, &mut phases).expect("builds");
     println!(
-        "build {:.2} s ({:.2} s of CPU), {threads} threads, {stats:?}",
+        "build {:.3} s ({:.3} s of CPU), {threads} threads, {stats:?}",
         started.elapsed().as_secs_f64(),
         process_seconds() - cpu_before
     );
@@ -212,7 +212,7 @@ struct Phases {
 impl Progress for Phases {
     fn report(&mut self, phase: BuildPhase, _done: u64, _total: u64) {
         if self.last != Some(phase) {
-            println!("{:?} at {:.2} s", phase, self.started.elapsed().as_secs_f64());
+            println!("{:?} at {:.3} s", phase, self.started.elapsed().as_secs_f64());
             self.last = Some(phase);
         }
     }

@@ -9,7 +9,7 @@
 
 use super::HnswError;
 use super::code::{Code, Scorer};
-use super::graph::{Graph, Scratch, draw_level, mix};
+use super::graph::{Graph, MAX_NODES, Scratch, draw_level, mix};
 use super::keys;
 use super::layout::{
     Entry, Layout, Link, METAPAGE, Meta, NIL, NodeInit, PageMut, write_attributes,
@@ -189,7 +189,9 @@ impl Builder {
         let node_bytes =
             Graph::bytes_per_node(&self.params) + size_of::<HeapTid>() + 24 + attrs.len();
         let scratch = self.options.threads.max(1) * self.graph.len() * 2;
-        if self.bytes + node_bytes + scratch > self.options.memory_limit && self.rows > 0 {
+        let is_full = self.bytes + node_bytes + scratch > self.options.memory_limit
+            || self.graph.len() >= MAX_NODES;
+        if is_full && self.rows > 0 {
             return Ok(Added::MemoryFull);
         }
         let code = Code::new(&self.params, vector);

@@ -67,7 +67,10 @@ impl Candidates {
             CodeRef { codes: &codes[i as usize * dims..][..dims], scale, norm }
         };
         let mut picked = Vec::with_capacity(max);
-        select_neighbors(nodes, max, &mut picked, |a, b| scorer.distance(code(a), code(b)));
+        select_neighbors(nodes, max, &mut picked, |candidate, to_base, picked| {
+            let from = code(candidate);
+            picked.iter().any(|&other| scorer.distance(from, code(other)) <= to_base)
+        });
         let to_link = |i: u32| {
             let link = links[i as usize];
             let sketch = base.map(|base| Sketch::new(scorer, base, code(i)));

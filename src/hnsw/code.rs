@@ -17,7 +17,7 @@ use super::layout::SlotView;
 use super::params::{HnswParams, Storage};
 use super::rotate::{ROUNDING, rotate};
 use super::scan::Ranking;
-use crate::vector::{Kernels, Metric, quantize_i8};
+use crate::vector::{Kernels, Loops, Metric, codes_i8, errors_i8, widest};
 
 /// Relative rounding that a bound leaves room for: thrice what a kernel may be off by, since an
 /// exact cosine distance has three kernels' results in it, and the estimate one more.
@@ -35,19 +35,7 @@ pub(crate) struct Code {
 impl Code {
     /// Quantizes a vector of finite numbers.
     pub(crate) fn new(params: &HnswParams, vector: &[f32]) -> Self {
-        let metric = params.metric();
-        let mut codes = vec![0; vector.len()].into_boxed_slice();
-        let x = &prepare(params, vector)[..];
-        let quantized = quantize_i8(x, &mut codes);
-        let squares = Kernels::get().dot_i8(&codes, &codes);
-        let (scale, error) = match metric {
-            Metric::L1 => (quantized.scale, quantized.l1_error),
-            _ if squares == 0 => (quantized.scale, quantized.l2_error),
-            _ => refit(x, &codes, squares),
-        };
-        let norm = (f64::from(scale) * f64::from(squares).sqrt()) as f32;
-        let error = error + rotation_error(params, norm + error);
-        Self { codes, scale, norm, error }
+        widest(Quantize { params, vector })
     }
 
     pub(crate) fn as_ref(&self) -> CodeRef<'_> {
@@ -60,17 +48,53 @@ impl Code {
     }
 }
 
+struct Quantize<'a> {
+    params: &'a HnswParams,
+    vector: &'a [f32],
+}
+
+impl Loops for Quantize<'_> {
+    type Output = Code;
+
+    #[inline(always)]
+    fn run(self) -> Code {
+        let Self { params, vector } = self;
+        let x = Prepare { params, vector }.run();
+        let mut codes = vec![0; x.len()].into_boxed_slice();
+        let scale = codes_i8(&x, &mut codes);
+        let squares = Kernels::get().dot_i8(&codes, &codes);
+        let (scale, error) = match params.metric() {
+            Metric::L1 => (scale, errors_i8(&x, &codes, scale)[1]),
+            _ if squares == 0 => (scale, errors_i8(&x, &codes, scale)[0]),
+            _ => refit(&x, &codes, squares),
+        };
+        let norm = (f64::from(scale) * f64::from(squares).sqrt()) as f32;
+        let error = error + rotation_error(params, norm + error);
+        Code { codes, scale, norm, error }
+    }
+}
+
 /// The vector that is quantized or compared: of length 1 for cosine, rotated where there are
 /// sketches.
-fn prepare(params: &HnswParams, vector: &[f32]) -> Vec<f32> {
-    let mut x = match params.metric() {
-        Metric::Cosine => normalize(vector),
-        _ => vector.to_vec(),
-    };
-    if params.storage() == Storage::Sketched {
-        rotate(&mut x);
+struct Prepare<'a> {
+    params: &'a HnswParams,
+    vector: &'a [f32],
+}
+
+impl Loops for Prepare<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run(self) -> Vec<f32> {
+        let mut x = match self.params.metric() {
+            Metric::Cosine => normalize(self.vector),
+            _ => self.vector.to_vec(),
+        };
+        if self.params.storage() == Storage::Sketched {
+            rotate(&mut x);
+        }
+        x
     }
-    x
 }
 
 /// What rotating a vector of that length may be off by.
@@ -82,6 +106,7 @@ fn rotation_error(params: &HnswParams, length: f32) -> f32 {
 }
 
 /// Length 1, in double precision: the squares of single-precision numbers may overflow.
+#[inline(always)]
 fn normalize(vector: &[f32]) -> Vec<f32> {
     let norm = crate::vector::norm(vector);
     let inverse = if norm > 0.0 { 1.0 / norm } else { 0.0 };
@@ -89,23 +114,32 @@ fn normalize(vector: &[f32]) -> Vec<f32> {
 }
 
 /// The scale that makes x − s·c orthogonal to c, and the length of that difference, rounded up.
+#[inline(always)]
 fn refit(x: &[f32], codes: &[i8], squares: i32) -> (f32, f32) {
-    let mut dot = [0f64; 8];
-    for (xs, cs) in x.chunks(8).zip(codes.chunks(8)) {
-        for ((sum, &v), &c) in dot.iter_mut().zip(xs).zip(cs) {
-            *sum += f64::from(v) * f64::from(c);
-        }
-    }
-    let scale = (dot.iter().sum::<f64>() / f64::from(squares)) as f32;
-    let mut squared = [0f64; 8];
-    for (xs, cs) in x.chunks(8).zip(codes.chunks(8)) {
-        for ((sum, &v), &c) in squared.iter_mut().zip(xs).zip(cs) {
-            let difference = f64::from(v) - f64::from(scale) * f64::from(c);
-            *sum += difference * difference;
-        }
-    }
-    let error = squared.iter().sum::<f64>().sqrt();
+    let dot = sum_pairs(x, codes, |v, c| v * c);
+    let scale = (dot / f64::from(squares)) as f32;
+    let squared = sum_pairs(x, codes, |v, c| {
+        let difference = v - f64::from(scale) * c;
+        difference * difference
+    });
+    let error = squared.sqrt();
     (scale, if error == 0.0 { 0.0 } else { ((error * (1.0 + 1e-9)) as f32).next_up() })
+}
+
+/// Sums over number and code, in double precision; eight sums, or else each addition waits for the one before.
+#[inline(always)]
+fn sum_pairs(x: &[f32], codes: &[i8], term: impl Fn(f64, f64) -> f64) -> f64 {
+    let ((xs, x_tail), (cs, c_tail)) = (x.as_chunks::<8>(), codes.as_chunks::<8>());
+    let mut sums = [0f64; 8];
+    for (xs, cs) in xs.iter().zip(cs) {
+        for ((sum, &v), &c) in sums.iter_mut().zip(xs).zip(cs) {
+            *sum += term(f64::from(v), f64::from(c));
+        }
+    }
+    for ((sum, &v), &c) in sums.iter_mut().zip(x_tail).zip(c_tail) {
+        *sum += term(f64::from(v), f64::from(c));
+    }
+    sums.iter().sum()
 }
 
 /// A quantized vector that lies elsewhere.
@@ -143,18 +177,46 @@ impl Scorer {
     /// Between two codes.
     #[inline]
     pub(crate) fn distance(&self, a: CodeRef<'_>, b: CodeRef<'_>) -> f32 {
-        let distance = match self.metric {
-            Metric::L1 => self.kernels.l1_scaled_i8(a.codes, a.scale, b.codes, b.scale),
-            metric => {
-                let product = a.scale * b.scale * self.kernels.dot_i8(a.codes, b.codes) as f32;
-                match metric {
-                    Metric::L2 => a.norm * a.norm + b.norm * b.norm - 2.0 * product,
-                    Metric::Cosine => 1.0 - product,
-                    _ => -product,
-                }
-            }
-        };
-        finite(distance)
+        match self.metric {
+            Metric::L1 => finite(self.kernels.l1_scaled_i8(a.codes, a.scale, b.codes, b.scale)),
+            _ => self.of_product(self.kernels.dot_i8(a.codes, b.codes), a, b),
+        }
+    }
+
+    /// From a row of codes to `picks` of `rows`, as [`Kernels::dot_i8_rows`] takes them; `code` gives their codes.
+    #[inline(always)]
+    pub(crate) fn distances<'c, const MAX: usize>(
+        &self,
+        row: &[i8],
+        a: CodeRef<'_>,
+        rows: &[i8],
+        picks: &[u32],
+        code: impl Fn(u32) -> CodeRef<'c>,
+    ) -> [f32; MAX] {
+        let mut distances = [0.0; MAX];
+        let mut products = [0; MAX];
+        if self.metric != Metric::L1 {
+            self.kernels.dot_i8_rows(row, rows, picks, &mut products[..picks.len()]);
+        }
+        for ((distance, product), &pick) in distances.iter_mut().zip(products).zip(picks) {
+            let b = code(pick);
+            *distance = match self.metric {
+                Metric::L1 => self.distance(a, b),
+                _ => self.of_product(product, a, b),
+            };
+        }
+        distances
+    }
+
+    /// The distance of two vectors whose codes have that inner product; no metric's that needs more.
+    #[inline]
+    fn of_product(&self, product: i32, a: CodeRef<'_>, b: CodeRef<'_>) -> f32 {
+        let product = a.scale * b.scale * product as f32;
+        finite(match self.metric {
+            Metric::L2 => a.norm * a.norm + b.norm * b.norm - 2.0 * product,
+            Metric::Cosine => 1.0 - product,
+            _ => -product,
+        })
     }
 }
 
@@ -177,7 +239,7 @@ pub(crate) struct Query {
 impl Query {
     /// `vector` holds finite numbers.
     pub(crate) fn new(params: &HnswParams, vector: &[f32]) -> Self {
-        let vector = prepare(params, vector);
+        let vector = widest(Prepare { params, vector });
         let norm = (crate::vector::norm(&vector) as f32).next_up();
         let error = rotation_error(params, norm);
         Self {

@@ -41,6 +41,12 @@ fn base_room(params: &HnswParams) -> usize {
     3 * params.m()
 }
 
+/// More have no place in a [`Pooled`].
+pub(crate) const MAX_NODES: usize = 1 << 31;
+
+/// Nodes whose distances are computed together.
+const AT_ONCE: usize = 16;
+
 const LINKS_A_LINE: usize = LINE / size_of::<AtomicU32>();
 
 /// Cache lines of a code.
@@ -167,6 +173,36 @@ impl Graph {
         self.scorer.distance(self.code(a), self.code(b))
     }
 
+    /// From a node to at most `MAX` others.
+    #[inline(always)]
+    fn distances<const MAX: usize>(&self, from: u32, to: &[u32]) -> [f32; MAX] {
+        let codes = flat(&self.codes);
+        let stride = code_lines(&self.params) * LINE;
+        let row = &codes[from as usize * stride..][..stride];
+        self.scorer.distances(row, self.code(from), codes, to, |node| self.code(node))
+    }
+
+    /// As [`select_neighbors`] asks for it.
+    #[inline]
+    fn is_behind(&self, candidate: u32, to_base: f32, picked: &[u32]) -> bool {
+        // Four at once, or the rest: most often one of the first is near enough.
+        for picked in picked.chunks(4) {
+            let distances = self.distances::<4>(candidate, picked);
+            // All of them: an end at the first would be guessed wrong.
+            let near = |count, &distance: &f32| count + u32::from(distance <= to_base);
+            if distances[..picked.len()].iter().fold(0, near) > 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Makes the scratch large enough for a search of this graph.
+    fn fit(&self, scratch: &mut Scratch) {
+        scratch.visited.grow(self.len());
+        scratch.fresh.resize(base_room(&self.params), NIL);
+    }
+
     /// Links the node in: Algorithm 1.
     pub(crate) fn insert(&self, node: u32, scratch: &mut Scratch) {
         let level = self.level(node);
@@ -181,7 +217,7 @@ impl Graph {
             *self.entry.write() = Some((node, level));
             return;
         };
-        scratch.visited.grow(self.len());
+        self.fit(scratch);
         for l in (level.min(top) + 1..=top).rev() {
             self.search_level(node, &[nearest], 1, l, scratch);
             nearest = scratch.found[0].1;
@@ -196,7 +232,7 @@ impl Graph {
             starts.extend(scratch.found.iter().map(|&(_, id)| id));
             let Scratch { found, picked, bases, .. } = scratch;
             let max = self.params.max_links(l);
-            select_neighbors(found, max, picked, |a, b| self.distance(a, b));
+            select_neighbors(found, max, picked, |c, to_base, p| self.is_behind(c, to_base, p));
             self.set_links(node, l, picked);
             bases.extend(picked.iter().map(|&base| (base, l)));
         }
@@ -255,7 +291,7 @@ impl Graph {
         let Some((entry, _)) = self.entry() else { return Ok(()) };
         let mut reached = vec![false; self.len()];
         self.reach(entry, &mut reached);
-        scratch.visited.grow(self.len());
+        self.fit(scratch);
         let mut since_check = 0;
         for node in 0..self.len() as u32 {
             if reached[node as usize] {
@@ -306,9 +342,12 @@ impl Graph {
     fn prune(&self, base: u32, level: u8, candidates: &mut Vec<(f32, u32)>, kept: &mut Vec<u32>) {
         let max = self.params.max_links(level);
         candidates.clear();
-        candidates.extend(kept.iter().map(|&id| (self.distance(base, id), id)));
-        candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        select_neighbors(candidates, max, kept, |a, b| self.distance(a, b));
+        for some in kept.chunks(AT_ONCE) {
+            let distances = self.distances::<AT_ONCE>(base, some);
+            candidates.extend(distances.into_iter().zip(some.iter().copied()));
+        }
+        candidates.sort_unstable_by_key(|&(distance, id)| Pooled::new(distance, id));
+        select_neighbors(candidates, max, kept, |c, to_base, p| self.is_behind(c, to_base, p));
         self.set_links(base, level, kept);
     }
 
@@ -318,57 +357,83 @@ impl Graph {
         let Scratch { visited, pool, found, fresh, .. } = scratch;
         visited.clear();
         pool.clear();
-        let query = self.code(node);
-        for &start in starts {
-            if visited.insert(start) {
-                let key = order_key(self.scorer.distance(query, self.code(start)), start);
-                pool.push(Pooled { key, is_expanded: false });
-            }
-        }
-        pool.sort_unstable_by_key(|pooled| pooled.key);
+        let pooled = |other| Pooled::new(self.distance(node, other), other);
+        pool.extend(starts.iter().filter(|&&start| visited.insert(start)).map(|&s| pooled(s)));
+        pool.sort_unstable();
         pool.truncate(ef);
         let mut at = 0;
-        while let Some(pooled) = pool.get_mut(at) {
-            let nearest = pooled.key as u32;
-            if std::mem::replace(&mut pooled.is_expanded, true) {
-                at += 1;
+        while let Some(nearest) = pool.get_mut(at) {
+            let is_expanded = nearest.is_expanded();
+            let nearest = nearest.expand();
+            at += 1;
+            if is_expanded {
                 continue;
             }
             // Most often what is next by now stays the next.
-            if let Some(next) = pool[at + 1..].iter().find(|pooled| !pooled.is_expanded) {
-                prefetch(self.link_slots(next.key as u32, level));
+            if let Some(next) = pool[at..].iter().find(|pooled| !pooled.is_expanded()) {
+                prefetch(self.link_slots(next.id(), level));
             }
-            fresh.clear();
-            for other in self.links(nearest, level) {
-                if visited.insert(other) {
-                    prefetch(self.code(other).codes);
-                    fresh.push(other);
-                }
+            let fresh = visited.insert_all(self.links(nearest, level), fresh);
+            for &other in fresh {
+                prefetch(self.code(other).codes);
             }
-            at += 1;
-            for &other in &*fresh {
-                let key = order_key(self.scorer.distance(query, self.code(other)), other);
-                if pool.len() >= ef && pool.last().is_some_and(|last| key >= last.key) {
-                    continue;
+            for some in fresh.chunks(AT_ONCE) {
+                let distances = self.distances::<AT_ONCE>(node, some);
+                for (distance, &other) in distances.into_iter().zip(some) {
+                    let pooled = Pooled::new(distance, other);
+                    if pool.len() >= ef && pool.last().is_some_and(|last| pooled >= *last) {
+                        continue;
+                    }
+                    let place = pool.partition_point(|nearer| *nearer < pooled);
+                    if pool.len() >= ef {
+                        pool.pop();
+                    }
+                    pool.insert(place, pooled);
+                    at = at.min(place);
                 }
-                let place = pool.partition_point(|pooled| pooled.key < key);
-                if pool.len() >= ef {
-                    pool.pop();
-                }
-                pool.insert(place, Pooled { key, is_expanded: false });
-                at = at.min(place);
             }
         }
         found.clear();
-        found.extend(pool.iter().map(|&Pooled { key, .. }| (key_distance(key), key as u32)));
+        found.extend(pool.iter().map(|pooled| (pooled.distance(), pooled.id())));
     }
 }
 
-/// One of the nearest nodes that a search has met.
-struct Pooled {
-    /// See [`order_key`].
-    key: u64,
-    is_expanded: bool,
+/// One of the nearest nodes that a search has met, in one number that orders by distance, then id:
+/// the distance's bits, 31 of the id, and one that says whether it is expanded.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pooled(u64);
+
+impl Pooled {
+    #[inline]
+    fn new(distance: f32, id: u32) -> Self {
+        let bits = distance.to_bits();
+        // Negative numbers order backwards by their bits; flip them all, and the others' sign.
+        let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
+        Self(u64::from(ordered) << 32 | u64::from(id) << 1)
+    }
+
+    fn distance(self) -> f32 {
+        let ordered = (self.0 >> 32) as u32;
+        let mask = if ordered >> 31 == 1 { 0x8000_0000 } else { u32::MAX };
+        f32::from_bits(ordered ^ mask)
+    }
+
+    #[inline]
+    fn id(self) -> u32 {
+        self.0 as u32 >> 1
+    }
+
+    #[inline]
+    fn is_expanded(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// Marks it, and gives its id.
+    #[inline]
+    fn expand(&mut self) -> u32 {
+        self.0 |= 1;
+        self.id()
+    }
 }
 
 /// What a thread needs to insert, kept from node to node.
@@ -383,6 +448,7 @@ pub(crate) struct Scratch {
     /// Who is to link back, and on which level.
     bases: Vec<(u32, u8)>,
     candidates: Vec<(f32, u32)>,
+    /// As long as a list of links may be.
     fresh: Vec<u32>,
 }
 
@@ -412,21 +478,22 @@ impl Visited {
     fn insert(&mut self, node: u32) -> bool {
         std::mem::replace(&mut self.epochs[node as usize], self.epoch) != self.epoch
     }
-}
 
-/// Distance and id in one number that orders by distance, then id.
-#[inline]
-fn order_key(distance: f32, id: u32) -> u64 {
-    let bits = distance.to_bits();
-    // Negative numbers order backwards by their bits; flip them all, and the others' sign.
-    let ordered = bits ^ (((bits as i32 >> 31) as u32) | 0x8000_0000);
-    u64::from(ordered) << 32 | u64::from(id)
-}
-
-fn key_distance(key: u64) -> f32 {
-    let ordered = (key >> 32) as u32;
-    let mask = if ordered >> 31 == 1 { 0x8000_0000 } else { u32::MAX };
-    f32::from_bits(ordered ^ mask)
+    /// Inserts `nodes`, and gives those that were not in the set, in `room`. Two of three are: a branch
+    /// for each would be guessed wrong too often.
+    #[inline]
+    fn insert_all<'r>(
+        &mut self,
+        nodes: impl Iterator<Item = u32>,
+        room: &'r mut [u32],
+    ) -> &'r [u32] {
+        let mut count = 0;
+        for node in nodes {
+            room[count] = node;
+            count += usize::from(self.insert(node));
+        }
+        &room[..count]
+    }
 }
 
 /// Nodes on a level for each one on the level above, in units of m. The paper and pgvector have 1;
@@ -457,9 +524,15 @@ mod tests {
     #[test]
     fn keys_order_as_distances_do() {
         let distances = [-3e38, -1.0, -1e-40, 0.0, 1e-40, 0.5, 2.0, f32::MAX];
+        let last = MAX_NODES as u32 - 1;
         for pair in distances.windows(2) {
-            assert!(order_key(pair[0], 9) < order_key(pair[1], 3));
-            assert_eq!(key_distance(order_key(pair[0], 7)), pair[0]);
+            assert!(Pooled::new(pair[0], last) < Pooled::new(pair[1], 3));
+            let mut pooled = Pooled::new(pair[0], last);
+            assert!(!pooled.is_expanded());
+            assert_eq!(pooled.expand(), last);
+            assert!(pooled.is_expanded());
+            assert_eq!((pooled.distance(), pooled.id()), (pair[0], last));
+            assert!(Pooled::new(pair[0], last - 1) < pooled);
         }
     }
 

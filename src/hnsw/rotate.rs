@@ -15,6 +15,7 @@ const ROUNDS: u64 = 3;
 const SEED: u64 = 0x6469_7374_696c_6661;
 
 /// Rotates `x` in place.
+#[inline(always)]
 pub(crate) fn rotate(x: &mut [f32]) {
     if x.len() < 2 {
         return;
@@ -30,17 +31,22 @@ pub(crate) fn rotate(x: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 fn flip_signs(x: &mut [f32], round: u64) {
     for (i, chunk) in x.chunks_mut(64).enumerate() {
         let signs = mix(SEED ^ mix(round << 32 | i as u64));
-        for (bit, value) in chunk.iter_mut().enumerate() {
-            let sign = ((signs >> bit & 1) as u32) << 31;
-            *value = f32::from_bits(value.to_bits() ^ sign);
+        // By halves: the numbers have 32 bits each as well.
+        for (half, signs) in chunk.chunks_mut(32).zip([signs as u32, (signs >> 32) as u32]) {
+            for (value, bit) in half.iter_mut().zip(0..) {
+                let sign = (signs >> bit) << 31;
+                *value = f32::from_bits(value.to_bits() ^ sign);
+            }
         }
     }
 }
 
 /// The orthonormal transform; the length is a power of two.
+#[inline(always)]
 fn hadamard(x: &mut [f32]) {
     let mut half = 1;
     if x.len() >= 8 {
@@ -64,7 +70,7 @@ fn hadamard(x: &mut [f32]) {
 }
 
 /// Sums and differences of the numbers that lie `HALF` apart.
-#[inline]
+#[inline(always)]
 fn step<const HALF: usize>(x: [f32; 8]) -> [f32; 8] {
     std::array::from_fn(|i| if i & HALF == 0 { x[i] + x[i | HALF] } else { x[i ^ HALF] - x[i] })
 }

@@ -6,12 +6,13 @@
 //! number of page reads is better with (figures in the README).
 
 /// Picks at most `max` of `candidates`, which are sorted by their distance to the base, and leaves
-/// the picked ones in `picked`, in order. `distance(a, b)` is the distance between two candidates.
+/// the picked ones in `picked`, in order. `is_behind(candidate, to_base, picked)` tells whether one of
+/// the picked is no farther from the candidate than the base is.
 pub(crate) fn select_neighbors<C: Copy>(
     candidates: &[(f32, C)],
     max: usize,
     picked: &mut Vec<C>,
-    mut distance: impl FnMut(C, C) -> f32,
+    mut is_behind: impl FnMut(C, f32, &[C]) -> bool,
 ) {
     picked.clear();
     if candidates.len() <= max {
@@ -23,7 +24,7 @@ pub(crate) fn select_neighbors<C: Copy>(
         if picked.len() == max {
             return;
         }
-        if picked.iter().all(|&other| to_base < distance(candidate, other)) {
+        if !is_behind(candidate, to_base, picked) {
             picked.push(candidate);
         } else if passed_over.len() < max {
             passed_over.push(candidate);
@@ -79,6 +80,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn behind<C: Copy>(distance: impl Fn(C, C) -> f32) -> impl Fn(C, f32, &[C]) -> bool {
+        move |candidate, to_base, picked| {
+            picked.iter().any(|&other| distance(candidate, other) <= to_base)
+        }
+    }
+
     proptest! {
         #[test]
         fn the_new_one_makes_way_or_what_the_selection_leaves_out(
@@ -91,7 +98,7 @@ mod tests {
                 points.iter().map(|&(x, y)| (length(x, y), (x, y))).collect();
             let distance = |a: (i32, i32), b: (i32, i32)| length(a.0 - b.0, a.1 - b.1);
             let mut picked = Vec::new();
-            select_neighbors(&candidates, candidates.len() - 1, &mut picked, distance);
+            select_neighbors(&candidates, candidates.len() - 1, &mut picked, behind(distance));
             // The first is picked for itself.
             let out = makes_way(&candidates, 0, distance);
             prop_assert!(!picked.contains(&candidates[out].1), "{}", out);
@@ -114,7 +121,7 @@ mod tests {
         // Points on a line, the base at 0: 2 lies behind 1, −3 on the other side.
         let points = [(1.0, 1.0f32), (2.0, 2.0), (3.0, -3.0)];
         let mut picked = Vec::new();
-        select_neighbors(&points, 2, &mut picked, |a, b| (a - b).abs());
+        select_neighbors(&points, 2, &mut picked, behind(|a: f32, b: f32| (a - b).abs()));
         assert_eq!(picked, [1.0, -3.0]);
     }
 }

@@ -29,19 +29,12 @@ pub(crate) struct Sketch(pub(crate) [u8; SKETCH_LEN]);
 
 impl Sketch {
     /// Of the edge from `base` to `other`.
-    pub(crate) fn new<'a>(scorer: &Scorer, base: CodeRef<'a>, other: CodeRef<'a>) -> Self {
+    pub(crate) fn new(scorer: &Scorer, base: CodeRef<'_>, other: CodeRef<'_>) -> Self {
         let mut bytes = [0; SKETCH_LEN];
-        let pairs = base.codes.as_chunks::<8>().0.iter().zip(other.codes.as_chunks::<8>().0);
-        for (byte, (b, o)) in bytes[..BITS / 8].iter_mut().zip(pairs) {
-            let signs: [u8; 8] = std::array::from_fn(|bit| {
-                let is_up = other.scale * f32::from(o[bit]) >= base.scale * f32::from(b[bit]);
-                u8::from(is_up) << bit
-            });
-            *byte = signs.iter().fold(0, |byte, sign| byte | sign);
-        }
-        let signed = |code: CodeRef<'a>| &code.codes[..BITS];
-        let magnitudes =
-            Kernels::get().l1_scaled_i8(signed(other), other.scale, signed(base), base.scale);
+        let kernels = Kernels::get();
+        let (to, from) = (&other.codes[..BITS], &base.codes[..BITS]);
+        kernels.at_least_i8(to, other.scale, from, base.scale, &mut bytes[..BITS / 8]);
+        let magnitudes = kernels.l1_scaled_i8(to, other.scale, from, base.scale);
         let length = scorer.euclidean_squared(base, other).max(0.0).sqrt();
         let expected = expected_magnitudes(base.codes.len()) * length;
         // Where the base is at the origin there is no unit: 255, the longest.

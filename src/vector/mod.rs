@@ -21,17 +21,21 @@ pub(crate) mod memory;
 mod metric;
 mod prefetch;
 mod quantize;
+mod widest;
 
 pub use invalid::{InvalidVector, check, check_dims};
 pub use kernels::Kernels;
 pub use metric::{Metric, UnknownMetric};
 pub use prefetch::{prefetch, prefetch_at};
 pub use quantize::{I8Params, QuantizedI8, quantize_i8};
+pub(crate) use quantize::{codes_i8, errors_i8};
+pub(crate) use widest::{Loops, widest};
 
 /// Most dimensions a vector has: 64,000 bytes of floats.
 pub const MAX_DIMS: usize = 16_000;
 
 /// Euclidean norm, accumulated in double precision.
+#[inline]
 pub fn norm(x: &[f32]) -> f64 {
     // Eight independent sums, or else each addition waits for the one before it.
     let mut sums = [0f64; 8];

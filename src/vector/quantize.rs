@@ -44,45 +44,63 @@ impl QuantizedI8 {
 /// # Panics
 /// When the lengths differ.
 pub fn quantize_i8(x: &[f32], codes: &mut [i8]) -> I8Params {
+    let scale = codes_i8(x, codes);
+    let [l2_error, l1_error] = errors_i8(x, codes, scale);
+    I8Params { scale, l2_error, l1_error }
+}
+
+/// The codes of `x`, and their scale: [`quantize_i8`] without the errors.
+#[inline(always)]
+pub(crate) fn codes_i8(x: &[f32], codes: &mut [i8]) -> f32 {
     assert_eq!(x.len(), codes.len(), "one code per dimension");
-    // A comparison instead of f32::max, whose NaN rules keep the loop from being vectorized.
-    let max = x.iter().fold(0f32, |max, v| if v.abs() > max { v.abs() } else { max });
-    let scale = max / 127.0;
+    // A comparison instead of f32::max, whose NaN rules keep the loop from being vectorized; and eight
+    // maxima, for one would wait for the one before.
+    let larger = |max: f32, v: f32| if v.abs() > max { v.abs() } else { max };
+    let (chunks, tail) = x.as_chunks::<8>();
+    let mut maxima = [0f32; 8];
+    for chunk in chunks {
+        for (max, &v) in maxima.iter_mut().zip(chunk) {
+            *max = larger(*max, v);
+        }
+    }
+    let scale = maxima.iter().chain(tail).fold(0.0, |max, &v| larger(max, v)) / 127.0;
     // A scale that is 0 or subnormal has too few digits to divide by: its vectors become zero.
     if scale < f32::MIN_POSITIVE {
         codes.fill(0);
-        return I8Params {
-            scale: 0.0,
-            l2_error: round_up(super::norm(x)),
-            l1_error: round_up(x.iter().map(|v| f64::from(v.abs())).sum()),
-        };
+        return 0.0;
     }
     let inverse = 1.0 / scale;
+    for (&v, code) in x.iter().zip(codes) {
+        *code = round_small((v * inverse).clamp(-127.0, 127.0));
+    }
+    scale
+}
+
+/// Upper bounds of the Euclidean norm of x − x̂, and of the sum of its magnitudes.
+#[inline(always)]
+pub(crate) fn errors_i8(x: &[f32], codes: &[i8], scale: f32) -> [f32; 2] {
     let (mut squared, mut sum) = ([0f64; 8], [0f64; 8]);
-    for (xs, cs) in x.chunks(8).zip(codes.chunks_mut(8)) {
-        for (i, (&v, code)) in xs.iter().zip(cs).enumerate() {
-            let rounded = round_small(v * inverse).clamp(-127.0, 127.0);
-            *code = rounded as i8;
-            let error = f64::from(v) - f64::from(scale * rounded);
+    for (xs, cs) in x.chunks(8).zip(codes.chunks(8)) {
+        for (i, (&v, &code)) in xs.iter().zip(cs).enumerate() {
+            let error = f64::from(v) - f64::from(scale * f32::from(code));
             squared[i] += error * error;
             sum[i] += error.abs();
         }
     }
-    I8Params {
-        scale,
-        l2_error: round_up(squared.iter().sum::<f64>().sqrt()),
-        l1_error: round_up(sum.iter().sum()),
-    }
+    [round_up(squared.iter().sum::<f64>().sqrt()), round_up(sum.iter().sum())]
 }
 
-/// Rounds to the nearest integer, ties to even, |v| < 2²². Adding 1.5 · 2²³ leaves no bits for a
-/// fraction; unlike `round_ties_even` it needs no SSE 4.1.
-fn round_small(v: f32) -> f32 {
+/// The nearest integer, ties to even, |v| ≤ 127. Adding 1.5 · 2²³ leaves no bits for a fraction, and the
+/// integer in the lowest ones. It needs no SSE 4.1 as `round_ties_even` does, and is vectorized as a
+/// cast, which checks for NaN, is not.
+#[inline(always)]
+fn round_small(v: f32) -> i8 {
     const MAGIC: f32 = 12_582_912.0;
-    (v + MAGIC) - MAGIC
+    (v + MAGIC).to_bits() as i8
 }
 
 /// The next single-precision number above `v` and above the rounding of the double sums.
+#[inline(always)]
 fn round_up(v: f64) -> f32 {
     if v == 0.0 { 0.0 } else { ((v * (1.0 + 1e-9)) as f32).next_up() }
 }

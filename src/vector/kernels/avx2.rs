@@ -7,8 +7,11 @@ use super::{Isa, Kernels};
 type V = __m256;
 const LANES: usize = 8;
 
-pub(super) static VNNI: Kernels = kernel_table!(Isa::Avx2Vnni, dot_i8_vnni);
-pub(super) static BASE: Kernels = kernel_table!(Isa::Avx2, dot_i8);
+pub(super) static VNNI: Kernels = kernel_table!(Isa::Avx2Vnni, dot_i8_vnni, dot_i8_rows_vnni);
+pub(super) static BASE: Kernels = kernel_table!(Isa::Avx2, dot_i8, dot_i8_rows);
+
+row_by_row!(dot_i8_rows_vnni, dot_i8_vnni, #[target_feature(enable = "avx2,avxvnni")]);
+row_by_row!(dot_i8_rows, dot_i8, #[target_feature(enable = "avx2")]);
 
 float_kernels!(#[target_feature(enable = "avx2,fma")]);
 
@@ -126,6 +129,13 @@ fn add_where(a: V, x: V, bits: u64) -> V {
     let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), lane);
     let mask = _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane));
     _mm256_add_ps(a, _mm256_and_ps(x, mask))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn at_least(a: V, b: V) -> u64 {
+    let bits = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b));
+    u64::from(bits as u32)
 }
 
 #[inline]

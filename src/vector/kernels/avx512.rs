@@ -8,8 +8,10 @@ use super::{Isa, Kernels};
 type V = __m512;
 const LANES: usize = 16;
 
-pub(super) static VNNI: Kernels = kernel_table!(Isa::Avx512Vnni, dot_i8_vnni);
-pub(super) static BASE: Kernels = kernel_table!(Isa::Avx512, dot_i8);
+pub(super) static VNNI: Kernels = kernel_table!(Isa::Avx512Vnni, dot_i8_vnni, dot_i8_rows_vnni);
+pub(super) static BASE: Kernels = kernel_table!(Isa::Avx512, dot_i8, dot_i8_rows);
+
+row_by_row!(dot_i8_rows, dot_i8, #[target_feature(enable = "avx512f,avx512bw")]);
 
 float_kernels!(#[target_feature(enable = "avx512f,avx512bw")]);
 
@@ -45,6 +47,70 @@ fn dot_i8_vnni(a: &[i8], b: &[i8]) -> i32 {
     let product = _mm512_add_epi32(products[0], products[1]);
     let offset = _mm512_add_epi32(offsets[0], offsets[1]);
     _mm512_reduce_add_epi32(_mm512_sub_epi32(product, _mm512_slli_epi32::<7>(offset)))
+}
+
+/// Four rows at once. The one that all are multiplied with is the signed side, so that Σ b is the same for all.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_i8_rows_vnni(row: &[i8], rows: &[i8], picks: &[u32], products: &mut [i32]) {
+    let lines = row.as_chunks::<64>().0;
+    let (bias, ones) = (_mm512_set1_epi8(-128), _mm512_set1_epi8(1));
+    let mut sum = _mm512_setzero_si512();
+    for line in lines {
+        sum = _mm512_dpbusd_epi32(sum, ones, load_bytes(line));
+    }
+    let offset = _mm512_reduce_add_epi32(sum) << 7;
+    let (fours, rest) = picks.as_chunks::<4>();
+    let (products, products_rest) = products.as_chunks_mut::<4>();
+    for (picks, products) in fours.iter().zip(products) {
+        let [a, b, c, d] = *picks;
+        let (a, b) = (lines_of(rows, row.len(), a), lines_of(rows, row.len(), b));
+        let (c, d) = (lines_of(rows, row.len(), c), lines_of(rows, row.len(), d));
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for ((((line, a), b), c), d) in lines.iter().zip(a).zip(b).zip(c).zip(d) {
+            let line = load_bytes(line);
+            for (sum, other) in sums.iter_mut().zip([a, b, c, d]) {
+                let other = _mm512_xor_si512(load_bytes(other), bias);
+                *sum = _mm512_dpbusd_epi32(*sum, other, line);
+            }
+        }
+        *products = sum_each(sums, offset);
+    }
+    for (&pick, product) in rest.iter().zip(products_rest) {
+        let mut sum = _mm512_setzero_si512();
+        for (line, other) in lines.iter().zip(lines_of(rows, row.len(), pick)) {
+            let other = _mm512_xor_si512(load_bytes(other), bias);
+            sum = _mm512_dpbusd_epi32(sum, other, load_bytes(line));
+        }
+        *product = _mm512_reduce_add_epi32(sum).wrapping_sub(offset);
+    }
+}
+
+#[inline(always)]
+fn lines_of(rows: &[i8], len: usize, pick: u32) -> &[[i8; 64]] {
+    rows[pick as usize * len..][..len].as_chunks::<64>().0
+}
+
+/// The four sums of lanes, less `offset`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_each([a, b, c, d]: [__m512i; 4], offset: i32) -> [i32; 4] {
+    let (a, b) = (add_halves(a), add_halves(b));
+    let (c, d) = (add_halves(c), add_halves(d));
+    let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    let sums = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+    let sums = _mm_sub_epi32(sums, _mm_set1_epi32(offset));
+    [
+        _mm_extract_epi32::<0>(sums),
+        _mm_extract_epi32::<1>(sums),
+        _mm_extract_epi32::<2>(sums),
+        _mm_extract_epi32::<3>(sums),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_halves(v: __m512i) -> __m256i {
+    _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v))
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -141,6 +207,12 @@ fn add(a: V, b: V) -> V {
 #[target_feature(enable = "avx512f")]
 fn add_where(a: V, x: V, bits: u64) -> V {
     _mm512_mask_add_ps(a, bits as u16, a, x)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn at_least(a: V, b: V) -> u64 {
+    _mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b).into()
 }
 
 #[inline]

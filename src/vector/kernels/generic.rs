@@ -3,8 +3,8 @@
 /// Defines the floating-point kernels from the primitives in scope: the type `V` of `LANES` floats,
 /// `zero`, `splat`, `load`, `load_tail` (fewer than `LANES` floats, padded with zeros), `load_i8` and
 /// `load_i8_tail` (codes made floats), `add`, `sub`, `abs`, `fmadd(a, b, c)` = a b + c, `sub_scaled(x, s, c)` = x − s c rounded once, as it
-/// is often far smaller than its operands, `add_where(a, x, bits)`, which adds the lanes whose bit is set, and
-/// `sum`.
+/// is often far smaller than its operands, `add_where(a, x, bits)`, which adds the lanes whose bit is set,
+/// `at_least(a, b)`, the bits of the lanes with a ≥ b, and `sum`.
 macro_rules! float_kernels {
     ($(#[$feature:meta])*) => {
         $(#[$feature])*
@@ -21,6 +21,21 @@ macro_rules! float_kernels {
                 total += sum(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
             }
             total
+        }
+
+        $(#[$feature])*
+        fn at_least_i8(a: &[i8], scale_a: f32, b: &[i8], scale_b: f32, bits: &mut [u8]) {
+            let (scale_a, scale_b, none) = (splat(scale_a), splat(scale_b), zero());
+            let pairs = a.as_chunks::<64>().0.iter().zip(b.as_chunks::<64>().0);
+            for ((a, b), bits) in pairs.zip(bits.as_chunks_mut::<8>().0) {
+                let mut word = 0;
+                let lanes = a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0);
+                for (i, (x, y)) in lanes.enumerate() {
+                    let x = fmadd(scale_a, load_i8(x), none);
+                    word |= at_least(x, fmadd(scale_b, load_i8(y), none)) << (i * LANES);
+                }
+                *bits = u64::to_le_bytes(word);
+            }
         }
 
         $(#[$feature])*
@@ -143,7 +158,7 @@ macro_rules! fold_pair {
 
 /// Names the kernels in scope in a table.
 macro_rules! kernel_table {
-    ($isa:expr, $dot_i8:path) => {
+    ($isa:expr, $dot_i8:path, $dot_i8_rows:path) => {
         super::Kernels {
             isa: $isa,
             l2_squared,
@@ -151,11 +166,25 @@ macro_rules! kernel_table {
             l1,
             cosine_terms,
             dot_i8: $dot_i8,
+            dot_i8_rows: $dot_i8_rows,
             dot_f32_i8,
             l2_squared_f32_i8,
             l1_f32_i8,
             l1_scaled_i8,
             sum_where,
+            at_least_i8,
+        }
+    };
+}
+
+/// `dot_i8_rows` by the kernel for one pair.
+macro_rules! row_by_row {
+    ($name:ident, $dot_i8:path, $(#[$feature:meta])*) => {
+        $(#[$feature])*
+        fn $name(row: &[i8], rows: &[i8], picks: &[u32], products: &mut [i32]) {
+            for (product, &pick) in products.iter_mut().zip(picks) {
+                *product = $dot_i8(row, &rows[pick as usize * row.len()..][..row.len()]);
+            }
         }
     };
 }

@@ -62,11 +62,13 @@ pub struct Kernels {
     l1: FloatPair,
     cosine_terms: unsafe fn(&[f32], &[f32]) -> [f32; 3],
     dot_i8: unsafe fn(&[i8], &[i8]) -> i32,
+    dot_i8_rows: unsafe fn(&[i8], &[i8], &[u32], &mut [i32]),
     dot_f32_i8: unsafe fn(&[f32], &[i8]) -> f32,
     l2_squared_f32_i8: unsafe fn(&[f32], &[i8], f32) -> f32,
     l1_f32_i8: unsafe fn(&[f32], &[i8], f32) -> f32,
     l1_scaled_i8: unsafe fn(&[i8], f32, &[i8], f32) -> f32,
     sum_where: unsafe fn(&[f32], &[u8]) -> f32,
+    at_least_i8: unsafe fn(&[i8], f32, &[i8], f32, &mut [u8]),
 }
 
 impl Kernels {
@@ -162,6 +164,19 @@ impl Kernels {
         unsafe { (self.dot_i8)(a, b) }
     }
 
+    /// [`Kernels::dot_i8`] of `row` and each of the `picks` of `rows`, which lie one after the other, as long
+    /// as `row`: a multiple of 64.
+    ///
+    /// # Panics
+    /// Also where a pick is none of the rows.
+    #[inline]
+    pub fn dot_i8_rows(&self, row: &[i8], rows: &[i8], picks: &[u32], products: &mut [i32]) {
+        assert_eq!(picks.len(), products.len(), "a product for each pick");
+        assert!(row.len().is_multiple_of(64), "whole lines");
+        // SAFETY: `available` gave out this table because the CPU has its instructions.
+        unsafe { (self.dot_i8_rows)(row, rows, picks, products) }
+    }
+
     /// Σ xᵢ cᵢ; times the codes' scale it is the inner product with the vector they stand for.
     #[inline]
     pub fn dot_f32_i8(&self, x: &[f32], codes: &[i8]) -> f32 {
@@ -200,6 +215,16 @@ impl Kernels {
         assert!(x.len() == 8 * bits.len() && x.len().is_multiple_of(64), "a bit for each number");
         // SAFETY: `available` gave out this table because the CPU has its instructions.
         unsafe { (self.sum_where)(x, bits) }
+    }
+
+    /// Sets the bits of the i with s aᵢ ≥ t bᵢ and clears the others, the lowest bit of a byte first; a multiple
+    /// of 64 of them. The products are rounded to single precision.
+    #[inline]
+    pub fn at_least_i8(&self, a: &[i8], scale_a: f32, b: &[i8], scale_b: f32, bits: &mut [u8]) {
+        assert_eq!(a.len(), b.len(), "vectors of one length");
+        assert!(a.len() == 8 * bits.len() && a.len().is_multiple_of(64), "a bit for each number");
+        // SAFETY: `available` gave out this table because the CPU has its instructions.
+        unsafe { (self.at_least_i8)(a, scale_a, b, scale_b, bits) }
     }
 }
 

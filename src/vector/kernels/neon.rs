@@ -7,7 +7,9 @@ use super::{Isa, Kernels};
 type V = float32x4_t;
 const LANES: usize = 4;
 
-pub(super) static BASE: Kernels = kernel_table!(Isa::Neon, dot_i8);
+pub(super) static BASE: Kernels = kernel_table!(Isa::Neon, dot_i8, dot_i8_rows);
+
+row_by_row!(dot_i8_rows, dot_i8, #[target_feature(enable = "neon")]);
 
 float_kernels!(#[target_feature(enable = "neon")]);
 
@@ -68,10 +70,21 @@ fn add(a: V, b: V) -> V {
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_where(a: V, x: V, bits: u64) -> V {
-    let lane =
-        vsetq_lane_u32::<3>(8, vsetq_lane_u32::<2>(4, vsetq_lane_u32::<1>(2, vdupq_n_u32(1))));
-    let mask = vtstq_u32(vdupq_n_u32(bits as u32), lane);
+    let mask = vtstq_u32(vdupq_n_u32(bits as u32), lane_bits());
     vaddq_f32(a, vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), mask)))
+}
+
+/// A bit of its own in each lane.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lane_bits() -> uint32x4_t {
+    vsetq_lane_u32::<3>(8, vsetq_lane_u32::<2>(4, vsetq_lane_u32::<1>(2, vdupq_n_u32(1))))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn at_least(a: V, b: V) -> u64 {
+    u64::from(vaddvq_u32(vandq_u32(vcgeq_f32(a, b), lane_bits())))
 }
 
 #[inline]

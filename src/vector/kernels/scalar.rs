@@ -6,7 +6,9 @@ use super::{Isa, Kernels};
 type V = [f32; LANES];
 const LANES: usize = 8;
 
-pub(super) static BASE: Kernels = kernel_table!(Isa::Scalar, dot_i8);
+pub(super) static BASE: Kernels = kernel_table!(Isa::Scalar, dot_i8, dot_i8_rows);
+
+row_by_row!(dot_i8_rows, dot_i8,);
 
 float_kernels!();
 
@@ -44,6 +46,11 @@ fn add(a: V, b: V) -> V {
 #[inline]
 fn add_where(a: V, x: V, bits: u64) -> V {
     std::array::from_fn(|i| a[i] + if bits >> i & 1 == 1 { x[i] } else { 0.0 })
+}
+
+#[inline]
+fn at_least(a: V, b: V) -> u64 {
+    a.iter().zip(b).rev().fold(0, |bits, (&a, b)| bits << 1 | u64::from(a >= b))
 }
 
 #[inline]

@@ -70,6 +70,14 @@ fn check_pair(kernels: &Kernels, a: &[f32], b: &[f32], codes: [&[i8]; 2], scales
     let chosen = x[..whole].iter().enumerate().filter(set).map(|(_, &x)| x).collect::<Vec<_>>();
     check(isa, "sum_where", kernels.sum_where(&a[..whole], &bits), chosen.into_iter());
 
+    let mut bits = vec![0x5a; whole / 8];
+    let pair = [0, 1].map(|i| &codes[i][..whole]);
+    kernels.at_least_i8(pair[0], scales[0], pair[1], scales[1], &mut bits);
+    for (i, (&x, &y)) in pair[0].iter().zip(pair[1]).enumerate() {
+        let want = scales[0] * f32::from(x) >= scales[1] * f32::from(y);
+        assert_eq!(bits[i / 8] >> (i % 8) & 1 == 1, want, "{isa:?} at_least_i8 {i}");
+    }
+
     // Both sides are rounded before the difference is taken: the error is relative to their size.
     let got = kernels.l1_scaled_i8(codes[0], scales[0], codes[1], scales[1]);
     let bound = TOLERANCE * terms(&c, &d, |x, y| x.abs() + y.abs()).sum::<f64>();
@@ -118,6 +126,29 @@ fn int8_products_are_exact_at_the_ends_of_the_range() {
                 let want = i32::from(x) * i32::from(y) * len as i32;
                 assert_eq!(kernels.dot_i8(&a, &b), want, "{:?} {len} × {x} × {y}", kernels.isa());
             }
+        }
+    }
+}
+
+#[test]
+fn products_with_rows_are_those_of_each_pair() {
+    let mut rng = StdRng::seed_from_u64(16);
+    for _ in 0..if cfg!(miri) { 2 } else { 500 } {
+        let len = 64 * rng.random_range(0..9);
+        let ends = rng.random_bool(0.1);
+        let mut code = || if ends { [-128, 127][rng.random_range(0..2)] } else { rng.random() };
+        let rows: Vec<i8> = (0..len * 40).map(|_| code()).collect();
+        let row: Vec<i8> = (0..len).map(|_| code()).collect();
+        let picks: Vec<u32> =
+            (0..rng.random_range(0..20)).map(|_| rng.random_range(0..40)).collect();
+        let pairs = picks.iter().map(|&pick| (&row[..], &rows[pick as usize * len..][..len]));
+        let want: Vec<i32> = pairs
+            .map(|(a, b)| a.iter().zip(b).map(|(&x, &y)| i32::from(x) * i32::from(y)).sum())
+            .collect();
+        for kernels in Kernels::available() {
+            let mut products = vec![7; picks.len()];
+            kernels.dot_i8_rows(&row, &rows, &picks, &mut products);
+            assert_eq!(products, want, "{:?} {len}", kernels.isa());
         }
     }
 }
