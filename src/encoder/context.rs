@@ -1,10 +1,10 @@
-//! What a caller keeps between calls: buffers, the number of threads, the cancel hook.
+//! What a caller keeps between calls: buffers, the number of threads, the hooks.
 //!
 //! Work comes in units that do not depend on one another (groups of whole texts). One unit runs on
 //! the calling thread and starts nothing. More units are shared with helper threads that live for
 //! the call: they start with every signal blocked, so that a host's handlers only ever run on the
 //! host's own thread, and none is left when the call returns, so that a later `fork` is safe and
-//! an idle process costs nothing. The cancel hook is called on the calling thread only, between
+//! an idle process costs nothing. The hooks are called on the calling thread only, between
 //! stages and, while it waits for the others, every 2 ms; helpers see a flag.
 
 use std::panic::resume_unwind;
@@ -29,7 +29,17 @@ pub struct Context {
     threads: usize,
     max_batch_tokens: usize,
     cancel: Option<Box<dyn Fn() -> bool>>,
+    progress: Option<Box<dyn Fn(Done)>>,
     desks: Vec<Desk>,
+}
+
+/// What of a call is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Texts, blank ones included.
+    pub texts: usize,
+    /// Tokens that the encoder read.
+    pub tokens: usize,
 }
 
 /// What one thread works with.
@@ -47,7 +57,8 @@ impl Context {
     /// Allocates and starts nothing yet.
     pub fn new(threads: usize) -> Context {
         let threads = threads.clamp(1, 1024);
-        Context { threads, max_batch_tokens: BATCH_TOKENS, cancel: None, desks: Vec::new() }
+        let (cancel, progress) = (None, None);
+        Context { threads, max_batch_tokens: BATCH_TOKENS, cancel, progress, desks: Vec::new() }
     }
 
     /// Sets how many tokens a pass takes at most (32 at least); a longer text is one pass. Sets the
@@ -62,6 +73,13 @@ impl Context {
     /// the call under way ends with [`EncodeError::Canceled`].
     pub fn with_cancel(mut self, cancel: impl Fn() -> bool + 'static) -> Context {
         self.cancel = Some(Box::new(cancel));
+        self
+    }
+
+    /// Sets a hook that hears on the calling thread, every few milliseconds, what of the call under way
+    /// is done.
+    pub fn with_progress(mut self, progress: impl Fn(Done) + 'static) -> Context {
+        self.progress = Some(Box::new(progress));
         self
     }
 
@@ -81,17 +99,31 @@ impl Context {
     }
 
     /// Does `units` units of work, results in order. The first error of the lowest unit wins, and
-    /// ends the others.
+    /// ends the others. `count` tells what a result stands for.
     pub(crate) fn run<T: Send>(
         &mut self,
         units: usize,
         work: impl Fn(usize, &mut Desk, &mut Stop<'_>) -> Result<T, EncodeError> + Sync,
+        count: impl Fn(&T) -> Done + Sync,
     ) -> Result<Vec<T>, EncodeError> {
         let threads = self.threads.min(units).max(1);
         self.desks.resize_with(threads.max(self.desks.len()), Desk::default);
-        let cancel = self.cancel.as_deref();
+        let (cancel, progress) = (self.cancel.as_deref(), self.progress.as_deref());
         let halted = AtomicBool::new(false);
+        let so_far = Mutex::new(Done::default());
+        let work = |unit, desk: &mut Desk, stop: &mut Stop<'_>| {
+            let result = work(unit, desk, stop)?;
+            let done = count(&result);
+            let mut so_far = so_far.lock().unwrap_or_else(PoisonError::into_inner);
+            so_far.texts += done.texts;
+            so_far.tokens += done.tokens;
+            Ok(result)
+        };
         let mut ask = || {
+            if let Some(progress) = progress {
+                let now = *so_far.lock().unwrap_or_else(PoisonError::into_inner);
+                progress(now);
+            }
             if cancel.is_some_and(|cancel| cancel()) {
                 halted.store(true, Ordering::Relaxed);
             }

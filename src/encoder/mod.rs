@@ -2,7 +2,7 @@
 //!
 //! [`SentenceEncoder`] is what callers use: a packed model opened in place, its tokenizer, one call
 //! for any number of texts. Below it, [`Encoder`] takes token ids; [`TokenBatch`] holds texts end to
-//! end without padding; [`Context`] keeps a caller's buffers, threads and cancel hook; [`Weights`]
+//! end without padding; [`Context`] keeps a caller's buffers, threads and hooks; [`Weights`]
 //! is the checked view of the packed bytes. The forward pass (`forward`) is written once over the
 //! stages of an instruction set (`kernels`), which is chosen at run time.
 //!
@@ -36,7 +36,7 @@ mod unpack;
 mod weights;
 
 pub use batch::TokenBatch;
-pub use context::Context;
+pub use context::{Context, Done};
 pub use cross::{ScoreError, Scored};
 pub use kernels::Kernel;
 #[cfg(all(feature = "training", target_arch = "x86_64", target_os = "linux"))]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::context::{Context, Desk, Stop};
+use super::context::{Context, Desk, Done, Stop};
 use super::forward::{Pass, row_bytes};
 use super::kernels::Kernel;
 use super::pool::l2_normalize;
@@ -97,11 +97,14 @@ impl<'m> Encoder<'m> {
         }
         let lengths: Vec<usize> = (0..batch.len()).map(|t| batch.text(t).len()).collect();
         let units = self.plan(&lengths, cx);
-        let vectors = cx.run(units.len(), |unit, desk, stop| {
+        let encode = |unit: usize, desk: &mut Desk, stop: &mut Stop<'_>| {
             let mut out = Vec::new();
             self.run(batch, units[unit].clone(), desk, &mut out, stop)?;
-            Ok(out)
-        })?;
+            let tokens = lengths[units[unit].clone()].iter().sum();
+            Ok((out, Done { texts: units[unit].len(), tokens }))
+        };
+        let parts = cx.run(units.len(), encode, |&(_, done)| done)?;
+        let vectors: Vec<Vec<f32>> = parts.into_iter().map(|(vectors, _)| vectors).collect();
         Ok(vectors.concat())
     }
 

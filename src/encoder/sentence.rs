@@ -1,6 +1,6 @@
 //! Sentences to vectors: a packed model, its tokenizer and its encoder behind one call.
 
-use super::context::{Context, Desk};
+use super::context::{Context, Desk, Done, Stop};
 use super::cross::{HeadWeights, pack_head};
 use super::model::{Encoder, Normalization};
 use super::weights::{Weights, pack_weights};
@@ -234,7 +234,7 @@ impl<'m> SentenceEncoder<'m> {
         let guess: Vec<usize> =
             texts.iter().map(|t| ((t.len() + more) / 4 + 2).min(most)).collect();
         let units = self.encoder.plan(&guess, cx);
-        let parts = cx.run(units.len(), |unit, desk, stop| {
+        let encode = |unit: usize, desk: &mut Desk, stop: &mut Stop<'_>| {
             let Desk { batch, .. } = desk;
             batch.clear();
             let mut part = Part::default();
@@ -250,7 +250,9 @@ impl<'m> SentenceEncoder<'m> {
             let result = self.encoder.run(&batch, 0..batch.len(), desk, &mut part.values, stop);
             desk.batch = batch;
             result.map(|()| part)
-        })?;
+        };
+        let count = |part: &Part| Done { texts: part.blank.len(), tokens: part.tokens };
+        let parts = cx.run(units.len(), encode, count)?;
         Ok(Embedded::of(parts, self.manifest.dimensions))
     }
 

@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bytes at a multiple of 64, as an included or mapped model is.
@@ -362,6 +362,29 @@ fn cancel_stops_all_threads_soon() {
             asked.load(Ordering::Relaxed)
         );
         assert!(asked.load(Ordering::Relaxed) > 1);
+    }
+}
+
+#[test]
+fn the_caller_hears_what_of_a_call_is_done() {
+    let config = small();
+    let (block, len) = pack(&config, 7);
+    let weights = Weights::from_bytes(block.bytes(len)).expect("it opens");
+    let encoder = Encoder::new(weights, Pooling::Mean, Normalization::L2);
+    let texts = batch(&vec![vec![7; 20]; 4000]);
+    for threads in [1, 2] {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (ear, caller) = (heard.clone(), std::thread::current().id());
+        let mut cx = Context::new(threads).with_progress(move |done| {
+            assert_eq!(std::thread::current().id(), caller, "heard on the caller's thread only");
+            ear.lock().expect("no panic").push(done);
+        });
+        encoder.encode(&texts, &mut cx).expect("it encodes");
+        let heard = heard.lock().expect("no panic");
+        assert!(heard.is_sorted_by_key(|done| done.texts), "{threads} threads");
+        assert!(heard.iter().all(|done| done.tokens == 20 * done.texts), "{threads} threads");
+        let partly = heard.iter().filter(|done| (1..4000).contains(&done.texts)).count();
+        assert!(partly > 10, "{threads} threads: {heard:?}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `CREATE INDEX … USING distilface_hnsw (body)`: text indexed directly, embedded by the index.
 
+use std::collections::BTreeSet;
+
 use distilface_tests::{Cluster, Session, words};
 
 /// A table of short texts with a few rows that a query must find.
@@ -167,6 +169,28 @@ fn a_build_shows_its_rows_and_tokens() {
     });
     assert_eq!(session.one("SELECT count(*) FROM distilface.index_progress"), "0");
     session.assert_sound("meaning");
+}
+
+#[test]
+fn a_build_shows_what_it_has_embedded_of_a_batch() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE TABLE docs AS SELECT i AS id, repeat('the number ' || i || ' ', 20) AS body FROM generate_series(1, 1500) i",
+    );
+    let mut watcher = cluster.session();
+    std::thread::scope(|scope| {
+        let builder = scope.spawn(|| {
+            cluster.sql("SET distilface.threads = 1; CREATE INDEX meaning ON docs USING distilface_hnsw (body)");
+        });
+        let mut seen = BTreeSet::new();
+        while !builder.is_finished() {
+            seen.extend(watcher.column(
+                "SELECT rows_done FROM distilface.index_progress
+                 WHERE rows_done BETWEEN 1 AND 1499 AND tokens_done > rows_done AND phase ~ 'scanning'",
+            ));
+        }
+        assert!(seen.len() > 1, "{seen:?}");
+    });
 }
 
 /// What the encoder read in this session, as texts.

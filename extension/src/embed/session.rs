@@ -8,7 +8,7 @@ use crate::model::registry::ModelId;
 use crate::pg::interrupts;
 use crate::pg::report::Report;
 use crate::pg::statement;
-use distilface_core::encoder::{Context, Embedded, EncodeError, InputKind, ScoreError};
+use distilface_core::encoder::{Context, Done, Embedded, EncodeError, InputKind, ScoreError};
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -56,6 +56,7 @@ struct Settings {
 thread_local! {
     static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
     static HELD_OFF: Cell<bool> = const { Cell::new(false) };
+    static WATCH: RefCell<Option<Box<dyn Fn(Done)>>> = const { RefCell::new(None) };
     static ACTIVITY: Cell<Activity> =
         const { Cell::new(Activity { texts: 0, tokens: 0, runs: 0, remembered: 0 }) };
 }
@@ -165,6 +166,19 @@ pub fn embed_batch(
         refuse_blank(strictness);
     }
     embedded
+}
+
+/// Tells `watch` what of a batch is done while `work` embeds it.
+pub fn watched<T>(watch: impl Fn(Done) + 'static, work: impl FnOnce() -> T) -> T {
+    struct Unwatch;
+    impl Drop for Unwatch {
+        fn drop(&mut self) {
+            WATCH.set(None);
+        }
+    }
+    WATCH.set(Some(Box::new(watch)));
+    let _unwatch = Unwatch;
+    work()
 }
 
 /// Scores documents against a query by a cross-encoder, as one batch.
@@ -327,5 +341,12 @@ impl Settings {
         Context::new(self.threads)
             .with_max_batch_tokens(self.max_batch_tokens)
             .with_cancel(|| interrupts::pending() && !HELD_OFF.get())
+            .with_progress(|done| {
+                WATCH.with_borrow(|watch| {
+                    if let Some(watch) = watch {
+                        watch(done);
+                    }
+                });
+            })
     }
 }

@@ -13,7 +13,7 @@ use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::index_am::{build_result, heap_tid};
 use crate::pg::interrupts;
 use crate::pg::report::Report;
-use distilface_core::encoder::InputKind;
+use distilface_core::encoder::{Done, InputKind};
 use distilface_core::hnsw::{
     self, Added, BuildOptions, BuildPhase, Builder, HeapTid, Progress, SourceKey,
 };
@@ -227,18 +227,20 @@ impl Build {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         let texts: Vec<&str> = waiting.iter().map(|row| row.text.as_str()).collect();
-        let embedded = session::embed_batch(model, InputKind::Passage, &texts, Strictness::Pinned);
+        let (rows, tokens) = (self.indexed as usize, self.tokens);
+        let watch = move |done: Done| show_done(rows + done.texts, tokens + done.tokens);
+        let embedded = session::watched(watch, || {
+            session::embed_batch(model, InputKind::Passage, &texts, Strictness::Pinned)
+        });
         for (row, vector) in waiting.iter().zip(embedded.vectors()) {
             self.add(vector, &row.attrs, row.tid, Some(row.key));
         }
         self.tokens += embedded.tokens;
-        progress(PROGRESS_TOKENS, self.tokens as i64);
         self.report_rows();
     }
 
     fn report_rows(&self) {
-        progress(PROGRESS_TUPLES_DONE, self.indexed as i64);
-        progress(PROGRESS_ROWS, self.indexed as i64);
+        show_done(self.indexed as usize, self.tokens);
     }
 
     /// Puts a row's vector into the graph, or the row alone where it has none.
@@ -360,6 +362,13 @@ unsafe fn estimated_rows(heap: pg_sys::Relation) -> f64 {
         pg_sys::estimate_rel_size(heap, widths, &mut pages, &mut rows, &mut visible);
     }
     rows
+}
+
+/// Shows rows that are embedded or scanned, and tokens.
+fn show_done(rows: usize, tokens: usize) {
+    progress(PROGRESS_TUPLES_DONE, rows as i64);
+    progress(PROGRESS_ROWS, rows as i64);
+    progress(PROGRESS_TOKENS, tokens as i64);
 }
 
 fn progress(what: i32, value: i64) {
