@@ -248,9 +248,17 @@ BEGIN
 FROM fused f JOIN %2$s t ON t.ctid = f.ctid AND t.tableoid = f.tableoid
 ORDER BY f.score DESC, f.tableoid, f.ctid$sql$, snippet, "table");
 	ELSE
-		-- The text that a cross-encoder reads: the first column named, or the first of an index.
+		-- The text that a cross-encoder reads: the first column named, or the first of an index that was
+		-- searched, or else of the oldest index on text.
 		passage := coalesce(columns[1], lexical_columns[1],
-			CASE WHEN semantic_type = 'text'::regtype THEN semantic_keys[1] END);
+			CASE WHEN semantic_type = 'text'::regtype THEN semantic_keys[1] END,
+			(SELECT a.attname::text FROM pg_index i
+				JOIN pg_class r ON r.oid = i.indexrelid
+				JOIN pg_am m ON m.oid = r.relam
+				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+				JOIN pg_type y ON y.oid = a.atttypid
+				WHERE i.indrelid = "table" AND m.amname IN ('distilface_hnsw', 'distilface_bm25') AND y.typcategory = 'S'
+				ORDER BY i.indexrelid LIMIT 1));
 		IF passage IS NULL THEN
 			RAISE EXCEPTION 'there is no text of % to rerank', "table"
 				USING ERRCODE = 'undefined_column',

@@ -173,10 +173,15 @@ fn read_source(
         None => name_of(source),
     };
     check_name(&name)?;
+    // MatryoshkaLoss is given the whole length as well, and the longest first.
+    let mut matryoshka_dims = pipeline.matryoshka_dims;
+    matryoshka_dims.sort_unstable();
+    matryoshka_dims.dedup();
+    matryoshka_dims.retain(|&dims| dims != config.hidden);
     let model = NewModel {
         name,
         config,
-        matryoshka_dims: pipeline.matryoshka_dims,
+        matryoshka_dims,
         head,
         max_tokens,
         pooling: layout.pooling,

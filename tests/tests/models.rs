@@ -424,7 +424,8 @@ fn prompts_and_shorter_vectors_are_the_manifests() {
         fs::create_dir_all(&parent).unwrap();
         parent
     });
-    let settings = r#"{"matryoshka_dims": [8, 16]}"#;
+    // As MatryoshkaLoss takes them: the longest, which is the whole vector, first.
+    let settings = r#"{"matryoshka_dims": [32, 16, 8]}"#;
     fs::write(dir.join("config_sentence_transformers.json"), settings).unwrap();
     session.sql(&format!("SELECT distilface_model_load('bare', '{}')", dir.display()));
     for (call, text) in

@@ -271,6 +271,18 @@ fn a_search_is_reranked_by_the_model_that_it_names() {
         "'docs', 'cat', k => 1, mode => 'lexical', rerank => 'cross', rerank_depth => 1";
     assert_eq!(session.one(&format!("SELECT ctid FROM distilface_search({arguments})")), first);
 
+    // The index that is searched has vectors; the text is another index's.
+    session.sql(
+        "CREATE TABLE both_ways AS SELECT *, distilface_embed(body) AS e FROM docs;
+         CREATE INDEX ON both_ways USING distilface_hnsw (e)",
+    );
+    let semantic = "SELECT * FROM distilface_search('both_ways', 'cat', k => 3, mode => 'semantic', rerank => 'cross'";
+    let error = session.error(&format!("{semantic})"));
+    assert_eq!(error.code.code(), "42703", "no index on text: {error}");
+    let named = session.rows(&format!("{semantic}, columns => '{{body}}')"));
+    session.sql("CREATE INDEX ON both_ways USING distilface_hnsw (body)");
+    assert_eq!(session.rows(&format!("{semantic})")), named);
+
     for (arguments, code) in [
         ("rerank => 'nothing'", "42704"),
         ("rerank => 'distilface-small'", "42809"),

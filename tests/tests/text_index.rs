@@ -193,6 +193,32 @@ fn a_build_shows_what_it_has_embedded_of_a_batch() {
     });
 }
 
+/// PostgreSQL builds the indexes of an emptied table anew, at a moment without a snapshot.
+#[test]
+fn a_temporary_table_that_a_commit_empties_keeps_its_index() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE TEMPORARY TABLE docs (body text) ON COMMIT DELETE ROWS;
+         CREATE INDEX meaning ON docs USING distilface_hnsw (body)",
+    );
+    for _ in 0..2 {
+        session.sql(
+            "BEGIN; CREATE TABLE IF NOT EXISTS made (x int);
+             INSERT INTO docs SELECT 'the number ' || i FROM generate_series(1, 20) i;
+             SET LOCAL enable_seqscan = off",
+        );
+        assert_eq!(nearest_body(&mut session), "the number 7");
+        session.sql("COMMIT");
+        assert_eq!(session.one("SELECT count(*) FROM docs"), "0");
+    }
+    assert_eq!(session.one("SELECT to_regclass('made')"), "made", "the transaction's work is kept");
+}
+
+fn nearest_body(session: &mut Session) -> String {
+    session.one("SELECT body FROM docs ORDER BY body <=> 'the number 7' LIMIT 1")
+}
+
 /// What the encoder read in this session, as texts.
 fn embedded(session: &mut Session) -> usize {
     session.one("SELECT texts FROM distilface_embedded()").parse().expect("a count")

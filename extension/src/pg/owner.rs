@@ -4,13 +4,30 @@ use super::table;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// Runs `work` as the owner of the extension's tables, with nothing of the user's on the search
-/// path. PostgreSQL undoes both where an error ends the transaction.
+/// Runs `work`, SQL as a rule, as the owner of the extension's tables, with nothing of the user's on
+/// the search path. PostgreSQL undoes both where an error ends the transaction.
 ///
 /// The caller has checked what the user may do.
 pub fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     // A build runs inside a security-restricted operation, which forbids no INSERT.
-    switched(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS, work)
+    let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS;
+    with_snapshot(|| switched(owner, flags, work))
+}
+
+/// Runs `work` with a snapshot to run SQL by. There is one but where a commit empties temporary tables
+/// and builds their indexes anew.
+fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: inside a transaction; what is pushed is popped below, or at the transaction's end where an
+    // error comes between.
+    unsafe {
+        if pg_sys::ActiveSnapshotSet() {
+            return work();
+        }
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
 }
 
 /// Runs `work`, which evaluates a table's own expressions, as the table's owner and unable to do more
