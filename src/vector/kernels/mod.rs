@@ -52,6 +52,7 @@ pub enum Isa {
 }
 
 type FloatPair = unsafe fn(&[f32], &[f32]) -> f32;
+type DotRows = unsafe fn(&[i8], &[i8], &[u32], &mut [i32]);
 
 /// The kernels of one instruction set. Every method panics when its two lengths differ.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub struct Kernels {
     l1: FloatPair,
     cosine_terms: unsafe fn(&[f32], &[f32]) -> [f32; 3],
     dot_i8: unsafe fn(&[i8], &[i8]) -> i32,
-    dot_i8_rows: unsafe fn(&[i8], &[i8], &[u32], &mut [i32]),
+    dot_i8_rows: DotRows,
     dot_f32_i8: unsafe fn(&[f32], &[i8]) -> f32,
     l2_squared_f32_i8: unsafe fn(&[f32], &[i8], f32) -> f32,
     l1_f32_i8: unsafe fn(&[f32], &[i8], f32) -> f32,
