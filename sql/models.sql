@@ -184,8 +184,8 @@ CREATE EVENT TRIGGER distilface_check_stored_calls ON ddl_command_end
 	EXECUTE FUNCTION distilface.check_stored_calls();
 
 -- Whoever makes an object that names a model holds the model's row, as a pipeline and a text index do,
--- so that a drop waits until the object can be seen. CREATE INDEX CONCURRENTLY lets its index be seen
--- before it comes here; a drop in between makes it end with this error.
+-- so that a drop waits until the object can be seen. CREATE INDEX CONCURRENTLY commits its index before
+-- it comes here, see below.
 CREATE FUNCTION distilface.hold_models() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp SET jit = off
@@ -215,6 +215,37 @@ CREATE EVENT TRIGGER distilface_hold_models ON ddl_command_end
 		'CREATE POLICY', 'ALTER POLICY', 'CREATE STATISTICS', 'CREATE DOMAIN', 'ALTER DOMAIN',
 		'CREATE FUNCTION', 'CREATE PROCEDURE')
 	EXECUTE FUNCTION distilface.hold_models();
+
+-- CREATE INDEX CONCURRENTLY holds the models before it begins, until the commit that lets its index be
+-- seen. What it will name is not parsed yet, so it holds all of them, for a moment, and refuses what
+-- stands between the parentheses of a call. It is always a client's own statement, which current_query()
+-- gives, or NULL where another background process runs it.
+CREATE FUNCTION distilface.hold_models_first() RETURNS event_trigger
+	LANGUAGE plpgsql SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	statement CONSTANT text := current_query();
+	in_call CONSTANT text := '\mdistilface_\w+\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*';
+	held record;
+BEGIN
+	IF statement !~* 'concurrently' OR statement !~* 'distilface_' THEN
+		RETURN;
+	END IF;
+	FOR held IN SELECT m.name, m.revision, m.sha256 FROM distilface.model m FOR KEY SHARE LOOP
+		IF held.sha256 IS NULL AND statement ~* (in_call || replace(quote_literal(held.name), '.', '\.'))
+				AND NOT EXISTS (SELECT FROM distilface.library_models() l WHERE l.revision = held.revision) THEN
+			RAISE EXCEPTION 'model "%" does not exist', held.name USING ERRCODE = 'undefined_object',
+				DETAIL = 'It was dropped.',
+				HINT = 'See distilface.models for the loaded ones.';
+		END IF;
+	END LOOP;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.hold_models_first FROM PUBLIC;
+CREATE EVENT TRIGGER distilface_hold_models_first ON ddl_command_start
+	WHEN TAG IN ('CREATE INDEX')
+	EXECUTE FUNCTION distilface.hold_models_first();
 
 -- What runs with the rights of the tables' owner, called by the C functions below once they have
 -- asked what the user may do.

@@ -54,7 +54,7 @@ pub use params::{
 pub use scan::{
     Filtering, Hit, Iterative, Ranking, Scan, ScanOptions, ScanStats, Turn, UnplacedRows,
 };
-pub use tag::{MAX_TAG, read_tag, write_tag};
+pub use tag::{MAX_TAG, create_tagged, read_tag, write_tag};
 pub use vacuum::{CleanupStats, DeleteStats, bulk_delete, cleanup};
 
 use crate::page::{BlockNumber, PageError, PageStore};

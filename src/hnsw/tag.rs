@@ -1,16 +1,41 @@
 //! A few bytes in the metapage that belong to the index's owner: what filled it, for one.
 //!
-//! The graph never reads them. They are written once, right after the index was made.
+//! The graph never reads them. They are written once, with the metapage or right after the index was built.
 
-use super::HnswError;
-use super::layout::METAPAGE;
+use super::layout::{METAPAGE, Meta};
 use super::search::read_meta;
+use super::{HnswError, HnswParams};
 use crate::page::{PageError, PagePin, PageStore, PageTxn};
 
 /// Most bytes of a tag.
 pub const MAX_TAG: usize = 256;
 /// Where the metapage keeps it: a 2-byte length, then the bytes.
 const AT: usize = 64;
+
+/// [`create_empty`](super::create_empty) of an index that has its tag from its first record on.
+///
+/// # Errors
+/// What the store raises, and [`HnswError::NotEmpty`].
+///
+/// # Panics
+/// Where the tag is longer than [`MAX_TAG`].
+pub fn create_tagged<S: PageStore>(
+    store: &S,
+    params: HnswParams,
+    tag: &[u8],
+) -> Result<(), HnswError> {
+    let page_count = store.page_count()?;
+    if page_count != 0 {
+        return Err(HnswError::NotEmpty { page_count });
+    }
+    let mut txn = store.begin()?;
+    let blkno = txn.extend()?;
+    let page = txn.page(blkno)?;
+    Meta::new(params, 0).write(page);
+    write(page, tag);
+    txn.commit()?;
+    Ok(())
+}
 
 /// Writes the tag of an index that has its metapage.
 ///
@@ -20,14 +45,17 @@ const AT: usize = 64;
 /// # Panics
 /// Where the tag is longer than [`MAX_TAG`].
 pub fn write_tag<S: PageStore>(store: &S, tag: &[u8]) -> Result<(), HnswError> {
-    assert!(tag.len() <= MAX_TAG, "a tag has at most {MAX_TAG} bytes, this one {}", tag.len());
     read_meta(store)?;
     let mut txn = store.begin()?;
-    let page = txn.page(METAPAGE)?;
-    page[AT..AT + 2].copy_from_slice(&(tag.len() as u16).to_le_bytes());
-    page[AT + 2..AT + 2 + tag.len()].copy_from_slice(tag);
+    write(txn.page(METAPAGE)?, tag);
     txn.commit()?;
     Ok(())
+}
+
+fn write(metapage: &mut [u8], tag: &[u8]) {
+    assert!(tag.len() <= MAX_TAG, "a tag has at most {MAX_TAG} bytes, this one {}", tag.len());
+    metapage[AT..AT + 2].copy_from_slice(&(tag.len() as u16).to_le_bytes());
+    metapage[AT + 2..AT + 2 + tag.len()].copy_from_slice(tag);
 }
 
 /// The index's tag; empty where none was written.
@@ -53,21 +81,27 @@ pub fn read_tag<S: PageStore>(store: &S) -> Result<Vec<u8>, HnswError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hnsw::{HeapTid, HnswParams, create_empty, insert};
+    use crate::hnsw::{HeapTid, create_empty, insert};
     use crate::page::MemoryStore;
     use crate::vector::Metric;
 
     #[test]
     fn a_tag_outlives_changes_of_the_index() {
-        let store = MemoryStore::new();
+        let (early, late) = (MemoryStore::new(), MemoryStore::new());
         let params = HnswParams::parse(3, Metric::L2, 4, 16).expect("valid");
-        create_empty(&store, params).expect("created");
-        assert_eq!(read_tag(&store).expect("read"), b"");
-        write_tag(&store, b"revision").expect("written");
-        for offset in 1..100 {
-            let tid = HeapTid { block: 0, offset };
-            insert(&store, &[f32::from(offset), 1.0, 2.0], tid).expect("inserted");
+        create_tagged(&early, params, b"revision").expect("created");
+        create_empty(&late, params).expect("created");
+        assert_eq!(read_tag(&late).expect("read"), b"");
+        write_tag(&late, b"revision").expect("written");
+        for store in [early, late] {
+            assert_eq!(read_tag(&store).expect("read"), b"revision");
+            for offset in 1..100 {
+                let tid = HeapTid { block: 0, offset };
+                insert(&store, &[f32::from(offset), 1.0, 2.0], tid).expect("inserted");
+            }
+            assert_eq!(read_tag(&store).expect("read"), b"revision");
+            let again = create_tagged(&store, params, b"another");
+            assert!(matches!(again, Err(HnswError::NotEmpty { .. })), "{again:?}");
         }
-        assert_eq!(read_tag(&store).expect("read"), b"revision");
     }
 }

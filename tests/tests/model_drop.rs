@@ -116,6 +116,69 @@ fn nothing_comes_to_use_a_model_that_is_being_dropped() {
     assert_eq!(late.detail.as_deref(), Some("It was dropped."), "{late}");
 }
 
+const CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY by_expression ON docs USING distilface_hnsw ((distilface_embed(body, 'tiny')::embedding(32)))";
+const IS_THERE: &str = "SELECT count(*) FROM pg_class WHERE relname = 'by_expression'";
+
+/// It commits its index, as one that does not serve yet, before it computes anything. A drop that looked for
+/// uses before that commit went through, and over a table without rows the index became valid.
+#[test]
+fn a_drop_waits_for_an_index_that_is_created_concurrently() {
+    let cluster = start();
+    for rows in ["SELECT", "TRUNCATE docs"] {
+        cluster.sql(rows);
+        let mut holder = cluster.session();
+        holder.sql("BEGIN; LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE");
+        std::thread::scope(|scope| {
+            let wait_for = |count: &str, ended: &dyn Fn() -> bool| {
+                let locks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+                while !ended() && cluster.one(locks) != count {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                assert!(!ended(), "a statement does not wait");
+            };
+            // Held up in its first transaction, before the index has its row in the catalogs.
+            let create = scope.spawn(|| cluster.session().try_sql(CONCURRENTLY));
+            wait_for("1", &|| create.is_finished());
+            let drop = scope.spawn(|| cluster.session().try_sql(DROP));
+            wait_for("2", &|| drop.is_finished());
+            holder.sql("COMMIT");
+            create.join().expect("the statement ends").expect("the index is made");
+            let refused = drop.join().expect("the statement ends").expect_err(rows);
+            assert_eq!(refused.code.code(), "2BP01", "{refused}");
+        });
+        cluster.session().assert_sound("by_expression");
+        cluster.sql("INSERT INTO docs VALUES (3, 'a stone')");
+        assert_eq!(
+            cluster.one("SELECT nodes > 0 FROM distilface_index_info('by_expression')"),
+            "t"
+        );
+        cluster.sql("DROP INDEX by_expression");
+    }
+}
+
+#[test]
+fn no_index_is_created_concurrently_by_a_model_that_is_being_dropped() {
+    let cluster = start();
+    for rows in ["SELECT", "TRUNCATE docs"] {
+        cluster.sql(rows);
+        let refused = meet(&cluster, DROP, "COMMIT", CONCURRENTLY).expect_err(rows);
+        assert!(refused.starts_with("42704"), "{refused}");
+        assert_eq!(cluster.one(IS_THERE), "0");
+        // Nor by one that is gone, while its name may be used for other things.
+        assert_eq!(cluster.error(CONCURRENTLY).code.code(), "42704");
+        assert_eq!(cluster.one(IS_THERE), "0");
+        cluster.sql("CREATE INDEX CONCURRENTLY other ON docs USING distilface_hnsw (body) WHERE body <> 'tiny'");
+        let dir = TinyModel::default().write(cluster.host());
+        cluster.sql(&format!(
+            "DROP INDEX other; SELECT distilface_model_load('tiny', '{}')",
+            dir.display()
+        ));
+        meet(&cluster, DROP, "ROLLBACK", CONCURRENTLY).expect(rows);
+        assert_eq!(cluster.one(IS_THERE), "1");
+        cluster.sql("DROP INDEX by_expression");
+    }
+}
+
 #[test]
 fn a_transaction_with_an_old_snapshot_does_not_drop() {
     let cluster = start();

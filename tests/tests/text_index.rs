@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use distilface_tests::{Cluster, Session, words};
+use distilface_tests::{Cluster, Session, TinyModel, words};
 
 /// A table of short texts with a few rows that a query must find.
 fn fill(session: &mut Session) {
@@ -126,6 +126,56 @@ fn an_index_on_text_survives_crash_standby_dump_and_concurrent_builds() {
     let mut restored = cluster.session_as("postgres", "restored");
     restored.sql("SET enable_seqscan = off");
     assert_eq!(nearest(&mut restored, query), before);
+}
+
+/// What `pg_upgrade` leaves: it takes the init fork of an unlogged index from a schema that was restored before
+/// the models were.
+#[test]
+fn an_unlogged_index_without_a_page_is_filled_by_its_model() {
+    let mut cluster = Cluster::start();
+    let mut session = cluster.session();
+    let dir = TinyModel::default().write(cluster.host());
+    session.sql(&format!(
+        "SELECT distilface_model_load('tiny', '{}');
+         CREATE UNLOGGED TABLE a (id int, body text); CREATE UNLOGGED TABLE b (id int, body text);
+         INSERT INTO a VALUES (7, 'lost'); INSERT INTO b VALUES (7, 'lost');
+         CREATE INDEX ON a USING distilface_hnsw (body) WITH (model = 'tiny');
+         CREATE INDEX ON b USING distilface_hnsw (body);
+         CREATE ROLE clerk; GRANT SELECT, INSERT ON a, b TO clerk",
+        dir.display()
+    ));
+    let forks = ["a_body_idx", "b_body_idx"]
+        .map(|index| session.one(&format!("SELECT pg_relation_filepath('{index}') || '_init'")));
+    drop(session);
+    cluster.stop();
+    for fork in forks {
+        let fork = std::fs::OpenOptions::new().write(true).open(cluster.data().join(fork));
+        fork.and_then(|fork| fork.set_len(0)).expect("the index has an init fork");
+    }
+    cluster.restart();
+    cluster.kill9_and_restart();
+
+    let mut session = cluster.session();
+    let used_by = "SELECT used_by::text FROM distilface.models WHERE name = 'tiny'";
+    assert_eq!(session.one(used_by), "{\"index public.a_body_idx\"}");
+    let kept = session.error("SELECT distilface_model_drop('tiny')");
+    assert_eq!(kept.code.code(), "2BP01", "{kept}");
+    // What the index without a name is filled by from here on.
+    session.sql("SELECT distilface_model_alias('default', 'tiny')");
+    for table in ["a", "b"] {
+        session.sql("SET enable_seqscan = off; SET ROLE clerk");
+        let nearest = format!("SELECT id FROM {table} ORDER BY body <=> 'the cat'");
+        assert_eq!(session.column(&nearest), Vec::<String>::new());
+        session
+            .sql(&format!("INSERT INTO {table} VALUES (1, NULL), (2, 'a river'), (3, 'the cat')"));
+        session.sql("RESET ROLE");
+        assert_eq!(session.column(&nearest), ["3", "2", "1"]);
+        let index = format!("{table}_body_idx");
+        session.assert_sound(&index);
+        let dimensions = format!("SELECT dimensions FROM distilface_index_info('{index}')");
+        assert_eq!(session.one(&dimensions), "32");
+    }
+    assert!(session.one(used_by).contains("b_body_idx"), "{}", session.one(used_by));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Promise 8: `pg_upgrade` keeps working indexes, models and pipelines.
+//! Promise 8: `pg_upgrade` keeps working indexes, models and pipelines; a crash after it empties unlogged tables.
 
 use distilface_tests::{Cluster, DIMS, Session, TinyModel, random_vector, skip, words};
 
-const INDEXES: [&str; 9] = [
+const INDEXES: [&str; 12] = [
     "plain",
     "sketched",
     "filtered",
@@ -10,6 +10,9 @@ const INDEXES: [&str; 9] = [
     "by_expression",
     "words",
     "unlogged_e",
+    "loaded_body_idx",
+    "builtin_body_idx",
+    "default_body_idx",
     "part_a_e",
     "piped_e_idx",
 ];
@@ -30,6 +33,12 @@ fn fill(session: &mut Session) {
          CREATE INDEX words ON t USING distilface_bm25 (body) WITH (text_config = 'english', k1 = 0.9);
          CREATE UNLOGGED TABLE u AS SELECT k, e FROM t;
          CREATE INDEX unlogged_e ON u USING distilface_hnsw (e);
+         CREATE UNLOGGED TABLE loaded AS SELECT k, body FROM t;
+         CREATE INDEX loaded_body_idx ON loaded USING distilface_hnsw (body) WITH (model = 'tiny');
+         CREATE UNLOGGED TABLE builtin AS SELECT k, body FROM t;
+         CREATE INDEX builtin_body_idx ON builtin USING distilface_hnsw (body) WITH (model = 'distilface-small');
+         CREATE UNLOGGED TABLE \"default\" AS SELECT k, body FROM t;
+         CREATE INDEX default_body_idx ON \"default\" USING distilface_hnsw (body);
          CREATE TABLE parted (k bigint, e embedding({DIMS})) PARTITION BY RANGE (k);
          CREATE TABLE part_a PARTITION OF parted FOR VALUES FROM (0) TO (200);
          CREATE TABLE part_b PARTITION OF parted FOR VALUES FROM (200) TO (10000);
@@ -60,6 +69,9 @@ fn answers(session: &mut Session) -> Vec<Vec<String>> {
         "SELECT k FROM t WHERE body @@@ 'rarest' ORDER BY body <@> 'rarest' LIMIT 30".to_owned(),
         format!("SELECT k FROM t ORDER BY body <@> '{}' LIMIT 30", words(3, 9)),
         format!("SELECT k FROM u ORDER BY e <=> '{vector}' LIMIT 30"),
+        "SELECT k FROM loaded ORDER BY body <=> 'stone' LIMIT 30".to_owned(),
+        "SELECT k FROM builtin ORDER BY body <=> 'stone' LIMIT 30".to_owned(),
+        "SELECT k FROM \"default\" ORDER BY body <=> 'stone' LIMIT 30".to_owned(),
         format!("SELECT k FROM parted ORDER BY e <=> '{vector}' LIMIT 30"),
         "SELECT k FROM piped ORDER BY e <=> distilface_embed('stone', 'tiny') LIMIT 30".to_owned(),
         "SELECT tableoid::regclass, ctid FROM distilface_search('t', 'rarest stone', columns => '{body}')".to_owned(),
@@ -92,7 +104,7 @@ fn pg_upgrade_keeps_indexes_models_and_pipelines() {
     let known = session.rows(models);
     drop(session);
 
-    let new = old.upgrade(18);
+    let mut new = old.upgrade(18);
     let mut session = new.session();
     assert!(session.one("SELECT version()").contains("PostgreSQL 18"));
     assert_eq!(session.rows(models), known);
@@ -125,4 +137,19 @@ fn pg_upgrade_keeps_indexes_models_and_pipelines() {
         );
         session.one("SELECT count(*) FROM t WHERE body ~ 'newer'")
     });
+    drop(session);
+    new.kill9_and_restart();
+    let mut session = new.session();
+    session.sql("SELECT distilface_model_alias('default', 'tiny'); SET enable_seqscan = off");
+    for (table, dimensions) in [("loaded", "32"), ("builtin", "384"), ("\"default\"", "32")] {
+        let found = format!("SELECT k FROM {table} ORDER BY body <=> 'the cat'");
+        assert_eq!(session.column(&found), Vec::<String>::new(), "a crash empties {table}");
+        session
+            .sql(&format!("INSERT INTO {table} VALUES (1, NULL), (2, 'a river'), (3, 'the cat')"));
+        assert_eq!(session.column(&found), ["3", "2", "1"]);
+        let index = format!("{}_body_idx", table.trim_matches('"'));
+        session.assert_sound(&index);
+        let info = format!("SELECT dimensions FROM distilface_index_info('{index}')");
+        assert_eq!(session.one(&info), dimensions);
+    }
 }

@@ -155,23 +155,39 @@ pub fn by_name(name: &str) -> ModelId {
         return known;
     }
     invalidation::watch();
-    let model = match stored(name) {
-        Some(Stored { revision, sha256: Some(sha256), builtin, .. }) => {
-            if !builtin {
-                access::require_use(name);
-            }
-            remember(&revision, sha256)
-        }
-        Some(Stored { revision, sha256: None, .. }) => {
-            let library = library().find(|model| model.revision() == revision);
-            library.unwrap_or_else(|| refuse_unknown(name))
-        }
-        None => library_model(name).unwrap_or_else(|| refuse_unknown(name)),
-    };
+    let stored = stored(name);
+    if matches!(stored, Some(Stored { sha256: Some(_), builtin: false, .. })) {
+        access::require_use(name);
+    }
+    let model = found(name, stored);
     remember_answer(|registry| {
         registry.names.insert(key, model);
     });
     model
+}
+
+/// The model of that name, or without a name the default one. Asks no privilege: an index serves who may
+/// use its table.
+///
+/// # Errors
+/// Raises 42704 for a name that no model has.
+pub fn for_everybody(name: Option<&str>) -> ModelId {
+    match name.map(str::to_owned).or_else(|| alias(DEFAULT)) {
+        Some(name) => found(&name, stored(&name)),
+        None => ModelId(0),
+    }
+}
+
+/// The model of a name that has this row.
+fn found(name: &str, stored: Option<Stored>) -> ModelId {
+    let model = match stored {
+        Some(Stored { revision, sha256: Some(sha256), .. }) => Some(remember(&revision, sha256)),
+        Some(Stored { revision, sha256: None, .. }) => {
+            library().find(|model| model.revision() == revision)
+        }
+        None => library_model(name),
+    };
+    model.unwrap_or_else(|| refuse_unknown(name))
 }
 
 /// The library's model of that name.

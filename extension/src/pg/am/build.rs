@@ -3,7 +3,7 @@
 //! `maintenance_work_mem` is written out early, and the rest of the heap goes in by page inserts.
 
 use super::filter::FilterColumns;
-use super::index::IndexRelation;
+use super::index::{Element, IndexRelation};
 use super::raise;
 use super::vectors::{Source, TextDatum};
 use crate::embed::session::{self, Strictness};
@@ -168,10 +168,16 @@ pub unsafe extern "C-unwind" fn ambuild(
 pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     // SAFETY: PostgreSQL keeps the index open and locked during the call.
     let (index, store) = unsafe { (IndexRelation::new(index), SharedBuffers::init_fork(index)) };
+    // SAFETY: set when the server starts.
+    if unsafe { pg_sys::IsBinaryUpgrade } && index.column().element == Element::Text {
+        // `pg_upgrade` takes no init fork over, and neither the models that it loaded nor what `default`
+        // stands for are there yet: the first row after a crash finds the model, see `insert.rs`.
+        return;
+    }
     let source = Source::for_build(index);
     if let Some(dims) = source.dims(index) {
-        hnsw::create_empty(&store, index.params(dims))
-            .and_then(|()| hnsw::write_tag(&store, source.tag().unwrap_or_default().as_bytes()))
+        let tag = source.tag().unwrap_or_default().as_bytes();
+        hnsw::create_tagged(&store, index.params(dims), tag)
             .unwrap_or_else(|error| raise(&index, error));
         store.log_all_pages();
     }

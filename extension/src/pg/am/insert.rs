@@ -1,10 +1,11 @@
 //! A row's vector into a live index. Of a text that is in it already no vector is made: see `known.rs`.
 
 use super::filter::FilterColumns;
-use super::index::IndexRelation;
+use super::index::{Element, IndexRelation};
 use super::known::{self, SameText};
 use super::raise;
 use super::vectors::Source;
+use crate::model::{self, registry};
 use crate::pg::buffers::Logging;
 use crate::pg::index_am::heap_tid;
 use crate::pg::varlena::Plain;
@@ -34,13 +35,13 @@ pub unsafe extern "C-unwind" fn aminsert(
         (index, (!*is_null).then(|| *values), attrs, heap_tid(*tid))
     };
     let store = index.store(Logging::Generic);
-    let has_pages = store.page_count().unwrap_or_else(|error| raise(&index, error.into())) > 0;
-    // Only a column of vectors has an index without pages.
-    let source = if has_pages { Source::of(index, &store) } else { Source::for_build(index) };
+    let has_pages = page_count(index, &store) > 0 || lay_first_page_for_text(index, &store);
+    let source =
+        if has_pages { Source::of(index, &store) } else { Source::Vectors(index.column()) };
     let insert = |vector: Option<&[f32]>, key: Option<SourceKey>| {
         match vector {
             Some(vector) => {
-                lay_first_page(index, &store, vector.len());
+                lay_first_page(index, &store, vector.len(), b"");
                 match key {
                     Some(key) => hnsw::insert_with_key(&store, vector, &attrs, tid, key),
                     None => hnsw::insert_with_attributes(&store, vector, &attrs, tid),
@@ -77,18 +78,38 @@ pub unsafe extern "C-unwind" fn aminsert(
     false
 }
 
+/// An unlogged index on text has no page after `pg_upgrade` and a crash: its first row gives it the model
+/// that it names, or else the default of that moment. Says whether this is an index on text.
+///
+/// # Errors
+/// Raises 42704 where the model was dropped.
+fn lay_first_page_for_text(index: IndexRelation, store: &impl PageStore) -> bool {
+    if index.column().element != Element::Text {
+        return false;
+    }
+    let model = registry::for_everybody(index.options().model());
+    // Who drops it waits, and then finds this index.
+    model::keep(model);
+    lay_first_page(index, store, model.manifest().dimensions, model.revision().as_bytes());
+    true
+}
+
 /// An index over a column without declared dimensions, created while the table was empty, has no
 /// page until its first vector tells the dimensions. Rows without a vector that came before are not
 /// in it.
-fn lay_first_page(index: IndexRelation, store: &impl PageStore, dims: usize) {
-    let page_count = || store.page_count().unwrap_or_else(|error| raise(&index, error.into()));
-    if page_count() > 0 {
+fn lay_first_page(index: IndexRelation, store: &impl PageStore, dims: usize, tag: &[u8]) {
+    if page_count(index, store) > 0 {
         return;
     }
     let lock = store.lock_updates(LockMode::Exclusive);
     let _lock = lock.unwrap_or_else(|error| raise(&index, error.into()));
     // Another backend may have laid it while this one waited.
-    if page_count() == 0 {
-        hnsw::create_empty(store, index.params(dims)).unwrap_or_else(|error| raise(&index, error));
+    if page_count(index, store) == 0 {
+        hnsw::create_tagged(store, index.params(dims), tag)
+            .unwrap_or_else(|error| raise(&index, error));
     }
+}
+
+fn page_count(index: IndexRelation, store: &impl PageStore) -> u32 {
+    store.page_count().unwrap_or_else(|error| raise(&index, error.into()))
 }

@@ -3,6 +3,7 @@
 use super::heapcheck;
 use super::index::IndexRelation;
 use super::raise;
+use crate::model::registry;
 use crate::pg::bm25;
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::report::Report;
@@ -81,8 +82,9 @@ fn distilface_index_check(index: pg_sys::Oid, heap: bool) -> SetOfIterator<'stat
     SetOfIterator::new(problems.collect::<Vec<_>>())
 }
 
-/// The revision of the model that filled an index on text; NULL where it has no page yet or, unless
-/// `wait`, somebody rebuilds it. Only who may call it sees other people's indexes: the extension.
+/// The revision of the model that filled an index on text, or that will fill one without a page because
+/// the index names it; NULL where neither is so or, unless `wait`, somebody rebuilds it. Only who may
+/// call it sees other people's indexes: the extension.
 #[pg_extern(sql = false)]
 fn distilface_index_revision(index: pg_sys::Oid, wait: bool) -> Option<String> {
     let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -100,10 +102,16 @@ fn distilface_index_revision(index: pg_sys::Oid, wait: bool) -> Option<String> {
         }
         let index = IndexRelation::new(relation);
         let store = index.store(Logging::Generic);
-        let pages = if index.is_ours() { store.page_count().unwrap_or(0) } else { 0 };
-        let tag = if pages > 0 { hnsw::read_tag(&store).ok() } else { None };
+        let revision = if !index.is_ours() {
+            None
+        } else if store.page_count().unwrap_or(0) > 0 {
+            let tag = hnsw::read_tag(&store).ok();
+            tag.map(|tag| String::from_utf8_lossy(&tag).into_owned())
+        } else {
+            index.options().model().and_then(registry::stored).map(|model| model.revision)
+        };
         pg_sys::relation_close(relation, lock);
-        tag.map(|tag| String::from_utf8_lossy(&tag).into_owned())
+        revision
     }
 }
 
