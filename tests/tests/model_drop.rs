@@ -129,12 +129,12 @@ fn a_drop_waits_for_an_index_that_is_created_concurrently() {
         let mut holder = cluster.session();
         holder.sql("BEGIN; LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE");
         std::thread::scope(|scope| {
+            // Waits until so many statements wait for a lock, or the last one has ended.
             let wait_for = |count: &str, ended: &dyn Fn() -> bool| {
                 let locks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
                 while !ended() && cluster.one(locks) != count {
                     std::thread::sleep(std::time::Duration::from_millis(5));
                 }
-                assert!(!ended(), "a statement does not wait");
             };
             // Held up in its first transaction, before the index has its row in the catalogs.
             let create = scope.spawn(|| cluster.session().try_sql(CONCURRENTLY));
@@ -142,9 +142,10 @@ fn a_drop_waits_for_an_index_that_is_created_concurrently() {
             let drop = scope.spawn(|| cluster.session().try_sql(DROP));
             wait_for("2", &|| drop.is_finished());
             holder.sql("COMMIT");
-            create.join().expect("the statement ends").expect("the index is made");
-            let refused = drop.join().expect("the statement ends").expect_err(rows);
+            let (create, drop) = (create.join(), drop.join());
+            let refused = drop.expect("the statement ends").expect_err(rows);
             assert_eq!(refused.code.code(), "2BP01", "{refused}");
+            create.expect("the statement ends").expect("the index is made");
         });
         cluster.session().assert_sound("by_expression");
         cluster.sql("INSERT INTO docs VALUES (3, 'a stone')");
