@@ -71,3 +71,28 @@ fn every_committed_model_is_the_one_that_its_card_describes() {
         assert!(similarity(0, 1) > similarity(0, 2) + 0.2, "{name}");
     }
 }
+
+/// Lengths in tokens are guessed from lengths in bytes; a point is a token of one byte. A pass of all of
+/// them took many times the memory that was asked for.
+#[test]
+fn texts_of_more_tokens_than_guessed_take_no_more_memory() {
+    let block = std::fs::read(models().join("distilface-tiny/model.packed")).expect("it is there");
+    let (aligned, start) = aligned(&block);
+    let model = SentenceEncoder::from_packed(&aligned[start..start + block.len()]);
+    let model = model.expect("it opens");
+    let embed = |texts: &[&str], context: &mut Context| {
+        model.embed(texts, InputKind::Passage, context).expect("nobody cancels")
+    };
+    // Words, of which the guess is right, fill passes of what is asked for.
+    let mut words = Context::new(1).with_max_batch_tokens(256);
+    let text = "the cat sat on the mat ".repeat(8);
+    embed(&[text.as_str(); 64], &mut words);
+    let points = ".".repeat(100);
+    let mut context = Context::new(1).with_max_batch_tokens(256);
+    let all = embed(&[points.as_str(); 64], &mut context);
+    assert_eq!(all.tokens, 64 * 102);
+    let (got, asked) = (context.bytes(), words.bytes());
+    assert!(got <= asked * 5 / 4, "{got} bytes, {asked} for words");
+    let alone = embed(&[&points], &mut context);
+    assert!(all.vectors().all(|vector| vector == alone.vector(0)));
+}

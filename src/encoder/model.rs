@@ -97,9 +97,10 @@ impl<'m> Encoder<'m> {
         }
         let lengths: Vec<usize> = (0..batch.len()).map(|t| batch.text(t).len()).collect();
         let units = self.plan(&lengths, cx);
+        let asked = cx.max_batch_tokens();
         let encode = |unit: usize, desk: &mut Desk, stop: &mut Stop<'_>| {
             let mut out = Vec::new();
-            self.run(batch, units[unit].clone(), desk, &mut out, stop)?;
+            self.run(batch, units[unit].clone(), asked, desk, &mut out, stop)?;
             let tokens = lengths[units[unit].clone()].iter().sum();
             Ok((out, Done { texts: units[unit].len(), tokens }))
         };
@@ -116,41 +117,32 @@ impl<'m> Encoder<'m> {
         if total >= WORTH_A_THREAD * cx.threads() {
             units = units.next_multiple_of(cx.threads());
         }
-        let target = total.div_ceil(units.max(1)).max(1);
-        let mut plan: Vec<Range<usize>> = Vec::with_capacity(units);
-        let (mut before, mut last) = (0, usize::MAX);
-        for (text, &len) in lengths.iter().enumerate() {
-            let unit = (before + len / 2) / target;
-            before += len;
-            match plan.last_mut() {
-                Some(range) if unit == last => range.end = text + 1,
-                _ => plan.push(text..text + 1),
-            }
-            last = unit;
-        }
-        plan
+        group(lengths.iter().copied(), units, usize::MAX)
     }
 
-    /// Encodes the texts `texts` of `batch`, checked before, in passes of bounded size, and appends
-    /// their vectors to `out`.
+    /// Encodes the texts `texts` of `batch`, checked before, in passes of about `asked` tokens at most,
+    /// and appends their vectors to `out`.
     pub(crate) fn run(
         &self,
         batch: &TokenBatch,
         texts: Range<usize>,
+        asked: usize,
         desk: &mut Desk,
         out: &mut Vec<f32>,
         stop: &mut Stop<'_>,
     ) -> Result<(), EncodeError> {
         let width = self.weights.dimensions();
-        // A quarter more than planned, so that a wrong guess of a length does not leave a rest.
-        let most = SPACE / row_bytes(&self.weights) * 5 / 4;
-        let mut first = texts.start;
-        while first < texts.end {
-            let start = batch.span(first).start;
-            let fits = |t: &usize| batch.span(*t).end - start <= most;
-            let end = first + 1 + (first + 1..texts.end).take_while(fits).count();
+        let planned = self.pass_tokens(asked);
+        // A quarter more, so that a wrong guess of a length does not leave a rest; what is still more goes
+        // in passes of about equal size, since each of them reads all weights.
+        let most = planned * 5 / 4;
+        let lengths = texts.clone().map(|t| batch.span(t).len());
+        let tokens: usize = lengths.clone().sum();
+        let passes = if tokens <= most { 1 } else { tokens.div_ceil(planned) };
+        for part in group(lengths, passes, most) {
+            let part = texts.start + part.start..texts.start + part.end;
             let at = out.len();
-            out.resize(at + (end - first) * width, 0.0);
+            out.resize(at + part.len() * width, 0.0);
             let pass = Pass {
                 weights: &self.weights,
                 pooling: self.pooling,
@@ -158,9 +150,8 @@ impl<'m> Encoder<'m> {
                 kernel: self.kernel,
                 second_text: self.second_text,
             };
-            pass.run(batch, first..end, &mut desk.space, &mut out[at..], stop)
+            pass.run(batch, part, &mut desk.space, &mut out[at..], stop)
                 .map_err(|_| EncodeError::Canceled)?;
-            first = end;
         }
         if self.normalization == Normalization::L2 {
             out.chunks_exact_mut(width).for_each(l2_normalize);
@@ -172,6 +163,34 @@ impl<'m> Encoder<'m> {
     fn pass_tokens(&self, asked: usize) -> usize {
         asked.min(SPACE / row_bytes(&self.weights)).max(32)
     }
+}
+
+/// Consecutive texts of these lengths in about as many groups, of about equal sums and of none above
+/// `most` but a single text's.
+fn group(
+    lengths: impl Iterator<Item = usize> + Clone,
+    groups: usize,
+    most: usize,
+) -> Vec<Range<usize>> {
+    let target = lengths.clone().sum::<usize>().div_ceil(groups.max(1)).max(1);
+    let mut plan: Vec<Range<usize>> = Vec::with_capacity(groups);
+    let (mut before, mut held, mut last) = (0, 0, usize::MAX);
+    for (text, len) in lengths.enumerate() {
+        let place = (before + len / 2) / target;
+        before += len;
+        match plan.last_mut() {
+            Some(range) if place == last && held + len <= most => {
+                range.end = text + 1;
+                held += len;
+            }
+            _ => {
+                plan.push(text..text + 1);
+                held = len;
+            }
+        }
+        last = place;
+    }
+    plan
 }
 
 /// Whether a text of these ids can be encoded by a model of `most` positions and `rows` words.

@@ -234,6 +234,7 @@ impl<'m> SentenceEncoder<'m> {
         let guess: Vec<usize> =
             texts.iter().map(|t| ((t.len() + more) / 4 + 2).min(most)).collect();
         let units = self.encoder.plan(&guess, cx);
+        let asked = cx.max_batch_tokens();
         let encode = |unit: usize, desk: &mut Desk, stop: &mut Stop<'_>| {
             let Desk { batch, .. } = desk;
             batch.clear();
@@ -247,7 +248,8 @@ impl<'m> SentenceEncoder<'m> {
             }
             part.tokens = batch.tokens();
             let batch = std::mem::take(batch);
-            let result = self.encoder.run(&batch, 0..batch.len(), desk, &mut part.values, stop);
+            let all = 0..batch.len();
+            let result = self.encoder.run(&batch, all, asked, desk, &mut part.values, stop);
             desk.batch = batch;
             result.map(|()| part)
         };
