@@ -1,53 +1,4 @@
--- The life of a pipeline: watching it, its bad rows, its end, and its move to another model.
-
--- True counts, by looking at every row: for a table, of what it has and what is to come.
-CREATE FUNCTION distilface.count_rows(p distilface.pipeline, OUT done bigint, OUT pending bigint, OUT failed bigint)
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
-AS $$
-DECLARE
-	key CONSTANT text := CASE WHEN cardinality(p.keys) > 0 THEN distilface.key_expression(p.keys, 't') ELSE 't.ctid::text' END;
-BEGIN
-	EXECUTE format('SELECT count(*) FILTER (WHERE has AND NOT waits AND NOT bad),
-			count(*) FILTER (WHERE NOT bad AND (waits OR $2 AND NOT has AND body)), count(*) FILTER (WHERE bad)
-		FROM (SELECT %1$s AS has, t.%2$I ~ ''[^[:space:]]'' AS body, q.key IS NOT NULL AS waits, f.key IS NOT NULL AND q.key IS NULL AND NOT %1$s AS bad
-			FROM %3$s t
-			LEFT JOIN (SELECT DISTINCT w.key FROM distilface.queue w WHERE w.pipeline = $1) q ON q.key = %4$s
-			LEFT JOIN (SELECT w.key, w.relation FROM distilface.failed_rows w WHERE w.pipeline = $1) f
-				ON f.key = %4$s AND f.relation IN (t.tableoid, %5$s)) s',
-		CASE WHEN p.chunk_table IS NULL THEN format('(t.%I IS NOT NULL)', p.target)
-			ELSE format('EXISTS (SELECT FROM %s c WHERE (%s) = (%s))', p.chunk_table,
-				(SELECT string_agg(format('c.%I', k), ', ') FROM unnest(p.keys) k),
-				(SELECT string_agg(format('t.%I', k), ', ') FROM unnest(p.keys) k)) END,
-		p.source, p.relation, key, p.relation::oid)
-		INTO done, pending, failed USING p.id, NOT p.filled;
-END
-$$;
-
-CREATE VIEW distilface.progress WITH (security_barrier) AS
-	SELECT d.id AS pipeline, d.relation AS "table", d.source,
-		coalesce(d.chunk_table::pg_catalog.text, d.target) AS target, d.form, d.model,
-		CASE WHEN d.replaces IS NOT NULL THEN 'replacing' WHEN NOT d.filled THEN 'filling' ELSE 'live' END AS state,
-		n.done, n.pending, n.failed, a.rows_per_second,
-		CASE WHEN n.pending = 0 THEN interval '0' WHEN a.rows_per_second > 0
-			THEN make_interval(secs => n.pending / a.rows_per_second) END AS time_left,
-		a.last_run, a.last_error, a.last_error_at
-	FROM distilface.describe() d
-	JOIN pg_catalog.pg_class c ON c.oid = d.relation
-	LEFT JOIN distilface.activity a ON a.pipeline = d.id
-	CROSS JOIN LATERAL distilface.count_rows(d) n
-	WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
-GRANT SELECT ON distilface.progress TO PUBLIC;
-COMMENT ON VIEW distilface.progress IS 'how far each pipeline is, counted row by row';
-
-CREATE VIEW distilface.failures WITH (security_barrier) AS
-	SELECT p.relation AS "table", f.pipeline, f.key, f.sqlstate, f.error, f.attempts, f.failed_at
-	FROM distilface.failed_rows f JOIN distilface.pipelines p ON p.id = f.pipeline
-	JOIN pg_catalog.pg_class c ON c.oid = p.relation
-	WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
-GRANT SELECT ON distilface.failures TO PUBLIC;
-COMMENT ON VIEW distilface.failures IS 'rows that could not be embedded, with their error';
+-- The life of a pipeline: its bad rows, its end, and its move to another model.
 
 -- Bad rows go back to what waits.
 CREATE FUNCTION distilface.owner_retry(target regclass, args jsonb) RETURNS jsonb
@@ -68,7 +19,7 @@ BEGIN
 			GET DIAGNOSTICS part = ROW_COUNT;
 			IF part > 0 THEN
 				DELETE FROM distilface.backfills b WHERE b.pipeline = p.id;
-				UPDATE distilface.pipelines SET filled = false WHERE id = p.id;
+				PERFORM distilface.as_keeper(p.relation, 'keeper_mark', jsonb_build_object('pipeline', p.id, 'filled', false));
 			END IF;
 		END IF;
 		retried := retried + part;
@@ -117,7 +68,7 @@ BEGIN
 				EXECUTE format('DROP INDEX %s', made);
 			END LOOP;
 		END IF;
-		PERFORM distilface.forget(p.id);
+		PERFORM distilface.as_keeper(p.relation, 'keeper_forget', jsonb_build_object('pipeline', p.id));
 		ended := ended + 1;
 	END LOOP;
 	IF ended = 0 THEN
@@ -144,17 +95,6 @@ BEGIN
 	END LOOP;
 END
 $$;
-
-CREATE FUNCTION distilface.forget(pipeline integer) RETURNS void
-	LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-BEGIN ATOMIC
-	DELETE FROM distilface.queue q WHERE q.pipeline = forget.pipeline;
-	DELETE FROM distilface.failed_rows f WHERE f.pipeline = forget.pipeline;
-	DELETE FROM distilface.backfills b WHERE b.pipeline = forget.pipeline;
-	DELETE FROM distilface.activity a WHERE a.pipeline = forget.pipeline;
-	DELETE FROM distilface.pipelines p WHERE p.id = forget.pipeline;
-END;
 
 CREATE FUNCTION distilface_unvectorize("table" regclass, target text DEFAULT NULL, keep_data boolean DEFAULT false) RETURNS integer
 	LANGUAGE plpgsql
@@ -290,9 +230,7 @@ BEGIN
 			HINT = 'See distilface.failures. SELECT distilface_retry(...) and call again, or distilface_revectorize_abort(...).';
 	END IF;
 	PERFORM distilface.drop_triggers(old.id, old.relation);
-	PERFORM distilface.forget(old.id);
-	UPDATE distilface.pipelines SET replaces = NULL, adds_target = old.adds_target, build_index = old.build_index,
-		index_options = old.index_options, made_index = old.made_index WHERE id = shadow.id;
+	PERFORM distilface.as_keeper(owner_swap.target, 'keeper_replace', jsonb_build_object('pipeline', shadow.id));
 	-- Views over the old vectors make this fail, and everything stays as it was.
 	IF old.chunk_table IS NOT NULL THEN
 		EXECUTE format('DROP TABLE %s', old.chunk_table);
@@ -389,9 +327,66 @@ COMMENT ON FUNCTION distilface_revectorize_abort(regclass) IS 'gives up an unfin
 
 -- Retrieval measured from judgments: a table with the columns query, key (of the row, as text) and
 -- gain (optional, 1 otherwise). nDCG takes the gain as it is and the discount log2(rank + 1), as
--- trec_eval does (Jarvelin and Kekalainen 2002). A row counts once, by its best chunk.
+-- trec_eval does (Jarvelin and Kekalainen 2002). A row counts once, by its best chunk. The table is
+-- read as its owner, and so are the judgments where the caller has their owner's rights.
 CREATE FUNCTION distilface.evaluate(pipeline integer, judgments regclass, k integer,
 		OUT queries bigint, OUT ndcg double precision, OUT recall double precision, OUT mrr double precision)
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	relation CONSTANT regclass := (SELECT p.relation FROM distilface.pipelines p WHERE p.id = evaluate.pipeline);
+	judged jsonb;
+	found jsonb;
+BEGIN
+	IF k NOT BETWEEN 1 AND 1000 THEN
+		RAISE EXCEPTION 'k must be from 1 to 1000, got %', k USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	judged := CASE WHEN (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = judgments)
+		THEN distilface.as_owner(judgments, 'owner_judged', '{}') ELSE distilface.owner_judged(judgments, '{}') END;
+	found := distilface.as_owner(relation, 'owner_found', jsonb_build_object('pipeline', pipeline, 'k', k,
+		'queries', (SELECT jsonb_agg(DISTINCT j -> 'query') FROM jsonb_array_elements(judged) j)));
+	WITH judged AS (
+		SELECT j.* FROM jsonb_to_recordset(judged) j(query text, key text, gain double precision)
+	), found AS (
+		SELECT f.* FROM jsonb_to_recordset(found) f(query text, key text, rank bigint)
+	), scored AS (
+		SELECT a.query,
+			coalesce((SELECT sum(j.gain / log(2, (f.rank + 1)::numeric)::float8) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)
+			/ (SELECT sum(i.gain / log(2, (i.rank + 1)::numeric)::float8) FROM (
+				SELECT j.gain, row_number() OVER (ORDER BY j.gain DESC) AS rank FROM judged j WHERE j.query = a.query) i WHERE i.rank <= evaluate.k) AS ndcg,
+			(SELECT count(*) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query)::float8
+			/ (SELECT count(*) FROM judged j WHERE j.query = a.query) AS recall,
+			coalesce((SELECT max(1.0 / f.rank) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)::float8 AS mrr
+		FROM (SELECT DISTINCT j.query FROM judged j) a)
+	SELECT count(*), avg(s.ndcg), avg(s.recall), avg(s.mrr) INTO queries, ndcg, recall, mrr FROM scored s;
+END
+$$;
+
+-- Judgments with a gain, as {query, key, gain}.
+CREATE FUNCTION distilface.owner_judged(target regclass, args jsonb) RETURNS jsonb
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+AS $$
+DECLARE
+	columns CONSTANT text[] := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped);
+	judged jsonb;
+BEGIN
+	IF NOT columns @> '{query,key}' THEN
+		RAISE EXCEPTION 'table % lacks a column query or key', target USING ERRCODE = 'undefined_column',
+			HINT = 'Judgments are rows (query text, key of a row, gain real).';
+	END IF;
+	EXECUTE format('SELECT coalesce(jsonb_agg(j), ''[]'') FROM (
+			SELECT j.query::text AS query, j.key::text AS key, max((%1$s)::float8) AS gain FROM %2$s j
+			WHERE (%1$s) > 0 GROUP BY 1, 2) j',
+		CASE WHEN 'gain' = ANY (columns) THEN 'j.gain' ELSE '1' END, target) INTO judged;
+	RETURN judged;
+END
+$$;
+
+-- The k nearest rows of each query, as {query, key, rank}.
+CREATE FUNCTION distilface.owner_found(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
@@ -399,20 +394,9 @@ AS $$
 DECLARE
 	p distilface.pipeline;
 	key text;
-	gain text := '1';
-	columns text[] := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = judgments AND a.attnum > 0 AND NOT a.attisdropped);
+	found jsonb;
 BEGIN
-	SELECT d.* INTO p FROM distilface.pipelines r CROSS JOIN LATERAL distilface.describe(r.relation) d
-		WHERE r.id = evaluate.pipeline AND d.id = r.id;
-	IF k NOT BETWEEN 1 AND 1000 THEN
-		RAISE EXCEPTION 'k must be from 1 to 1000, got %', k USING ERRCODE = 'invalid_parameter_value';
-	ELSIF NOT columns @> '{query,key}' THEN
-		RAISE EXCEPTION 'table % lacks a column query or key', judgments USING ERRCODE = 'undefined_column',
-			HINT = 'Judgments are rows (query text, key of a row, gain real).';
-	END IF;
-	IF 'gain' = ANY (columns) THEN
-		gain := 'j.gain';
-	END IF;
+	SELECT d.* INTO p FROM distilface.describe(owner_found.target) d WHERE d.id = (args ->> 'pipeline')::integer;
 	IF cardinality(p.keys) = 1 THEN
 		key := p.keys[1];
 	ELSE
@@ -426,30 +410,17 @@ BEGIN
 	END IF;
 	-- Of chunks, more are fetched than rows asked for: a row may bring several.
 	EXECUTE format($query$
-		WITH judged AS (
-			SELECT j.query::text AS query, j.key::text AS key, max((%1$s)::float8) AS gain FROM %2$s j
-			WHERE (%1$s) > 0 GROUP BY 1, 2
-		), asked AS (SELECT DISTINCT query FROM judged),
-		found AS (
-			SELECT a.query, f.key, f.rank FROM asked a CROSS JOIN LATERAL (
+		SELECT coalesce(jsonb_agg(s), '[]') FROM (
+			SELECT a.query, f.key, f.rank FROM jsonb_array_elements_text($2) a(query) CROSS JOIN LATERAL (
 				SELECT b.key, row_number() OVER (ORDER BY min(b.place)) AS rank FROM (
 					SELECT n.key, row_number() OVER () AS place FROM (
-						SELECT t.%3$I::text AS key FROM %4$s t WHERE t.%5$I IS NOT NULL
-						ORDER BY t.%5$I OPERATOR(@extschema@.<=>) @extschema@.distilface_embed_query(a.query, %6$L) LIMIT $1 * %7$s) n) b
-				GROUP BY b.key ORDER BY rank LIMIT $1) f
-		), scored AS (
-			SELECT a.query,
-				coalesce((SELECT sum(j.gain / log(2, (f.rank + 1)::numeric)::float8) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)
-				/ (SELECT sum(i.gain / log(2, (i.rank + 1)::numeric)::float8) FROM (
-					SELECT j.gain, row_number() OVER (ORDER BY j.gain DESC) AS rank FROM judged j WHERE j.query = a.query) i WHERE i.rank <= $1) AS ndcg,
-				(SELECT count(*) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query)::float8
-				/ (SELECT count(*) FROM judged j WHERE j.query = a.query) AS recall,
-				coalesce((SELECT max(1.0 / f.rank) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)::float8 AS mrr
-			FROM asked a)
-		SELECT count(*), avg(ndcg), avg(recall), avg(mrr) FROM scored$query$,
-		gain, judgments, key, coalesce(p.chunk_table, p.relation), p.target, p.model,
+						SELECT t.%1$I::text AS key FROM %2$s t WHERE t.%3$I IS NOT NULL
+						ORDER BY t.%3$I OPERATOR(@extschema@.<=>) @extschema@.distilface_embed_query(a.query, %4$L) LIMIT $1 * %5$s) n) b
+				GROUP BY b.key ORDER BY rank LIMIT $1) f) s$query$,
+		key, coalesce(p.chunk_table, p.relation), p.target, p.model,
 		CASE WHEN p.chunk_table IS NULL THEN 1 ELSE 10 END)
-		INTO queries, ndcg, recall, mrr USING k;
+		INTO found USING (args ->> 'k')::integer, coalesce(nullif(args -> 'queries', 'null'), '[]');
+	RETURN found;
 END
 $$;
 

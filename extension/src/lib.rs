@@ -26,11 +26,25 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!("../../sql/hnsw.sql", name = "hnsw", requires = ["access_method"]);
 pgrx::extension_sql_file!("../../sql/bm25.sql", name = "bm25", requires = ["hnsw"]);
 pgrx::extension_sql_file!("../../sql/search.sql", name = "search", requires = ["bm25"]);
-pgrx::extension_sql_file!("../../sql/pipeline.sql", name = "pipeline", requires = ["search"]);
+pgrx::extension_sql_file!(
+    "../../sql/pipeline_catalog.sql",
+    name = "pipeline_catalog",
+    requires = ["search"]
+);
+pgrx::extension_sql_file!(
+    "../../sql/pipeline.sql",
+    name = "pipeline",
+    requires = ["pipeline_catalog"]
+);
+pgrx::extension_sql_file!(
+    "../../sql/pipeline_progress.sql",
+    name = "pipeline_progress",
+    requires = ["pipeline"]
+);
 pgrx::extension_sql_file!(
     "../../sql/pipeline_life.sql",
     name = "pipeline_life",
-    requires = ["pipeline"]
+    requires = ["pipeline_progress"]
 );
 
 /// Runs when a backend loads the library.

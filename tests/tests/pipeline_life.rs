@@ -334,6 +334,7 @@ fn owners_see_and_do_their_own_only() {
     alice.sql("CREATE TABLE a.docs (id int PRIMARY KEY, body text); INSERT INTO a.docs VALUES (1, 'one'); GRANT INSERT ON a.docs TO bob");
     alice.sql("CALL distilface_vectorize('a.docs', 'body', 'e', form => 'queue')");
     alice.sql("CALL distilface_vectorize('a.docs', 'body', 'parts', chunk_tokens => 32)");
+    bob.sql("CREATE TABLE b.judged AS SELECT 'one' AS query, 1 AS key");
     // A writer needs no right but to write.
     bob.sql("INSERT INTO a.docs (id, body) VALUES (2, 'from bob')");
     assert_eq!(alice.one("SELECT count(*) FROM distilface.queue"), "1");
@@ -348,10 +349,11 @@ fn owners_see_and_do_their_own_only() {
         "SELECT * FROM distilface.step((SELECT min(id) FROM distilface.pipelines))",
         "INSERT INTO distilface.queue (pipeline, key) SELECT min(id), '{1}' FROM distilface.pipelines",
         "SELECT * FROM distilface.attempt(1)",
+        "SELECT distilface.as_keeper('a.docs', 'keeper_forget', '{\"pipeline\": 1}')",
+        "SELECT distilface_eval('a.docs', 'b.judged', target => 'e')",
     ] {
         assert_eq!(bob.error(denied).code.code(), "42501", "{denied}");
     }
-    bob.sql("DELETE FROM distilface.pipelines; UPDATE distilface.pipelines SET model = 'x'");
     bob.sql("CALL distilface_run()");
     assert_eq!(admin.one("SELECT count(*) FROM distilface.pipelines"), "2");
     // What alice's own code runs as, when the superuser does her table's work.
@@ -366,6 +368,55 @@ fn owners_see_and_do_their_own_only() {
     assert_eq!(admin.column("SELECT DISTINCT who FROM a.seen"), ["alice"]);
     assert_ne!(admin.one("SHOW search_path"), "a");
     assert_eq!(stale(&mut alice, "a.docs", "body", "e"), "0");
+}
+
+/// The row of a pipeline named a view of alice's as its chunk table, or her cast made a key's text: a
+/// superuser who only looked at the counts ran her function.
+#[test]
+fn who_looks_at_a_pipeline_lends_its_owner_no_rights() {
+    let cluster = Cluster::start();
+    let mut admin = cluster.session();
+    admin.sql("CREATE ROLE alice LOGIN; CREATE SCHEMA a AUTHORIZATION alice");
+    let mut alice = cluster.session_as("alice", "postgres");
+    alice.sql(
+        "CREATE TABLE a.ran (who text);
+         CREATE TYPE a.grade AS ENUM ('a', 'b');
+         CREATE FUNCTION a.told(a.grade) RETURNS text LANGUAGE plpgsql AS $$
+           BEGIN INSERT INTO a.ran VALUES (current_user); RETURN 'a'; END $$;
+         CREATE CAST (a.grade AS text) WITH FUNCTION a.told(a.grade) AS ASSIGNMENT;
+         CREATE TABLE a.docs (id a.grade PRIMARY KEY, body text); INSERT INTO a.docs VALUES ('a', 'one');
+         CREATE TABLE a.judged (query text, key a.grade); INSERT INTO a.judged VALUES ('one', 'a')",
+    );
+    alice.sql("CALL distilface_vectorize('a.docs', 'body', 'parts', form => 'queue', chunk_tokens => 16, build_index => 'none')");
+    for denied in [
+        "INSERT INTO distilface.pipelines SELECT * FROM distilface.pipelines",
+        "UPDATE distilface.pipelines SET chunk_table = 'a.judged'",
+        "DELETE FROM distilface.pipelines",
+        "SELECT distilface.keeper_mark('a.docs', '{}')",
+    ] {
+        assert_eq!(alice.error(denied).code.code(), "42501", "{denied}");
+    }
+    // Through the keeper as well, a pipeline's chunks are in a table of its own.
+    let foreign = "SELECT distilface.as_keeper('a.docs', 'keeper_add', '{\"form\": \"queue\", \"chunk_table\": \"a.judged\"}')";
+    assert_eq!(alice.error(foreign).code.code(), "42809");
+    // A rate that no time can be told from, too.
+    alice.sql("UPDATE a.docs SET body = 'two'; UPDATE distilface.activity SET rows_per_second = 1e-300; TRUNCATE a.ran");
+    admin.sql("SELECT * FROM distilface.progress; SELECT distilface_eval('a.docs', 'a.judged')");
+    admin.sql("CALL distilface_run()");
+    assert_eq!(admin.column("SELECT DISTINCT who FROM a.ran"), ["alice"]);
+    // What keeps one table from being read is told in its own row, and hides no other.
+    admin.sql("CREATE TABLE fine (body text); INSERT INTO fine VALUES ('x')");
+    admin.sql("CALL distilface_vectorize('fine', 'body', 'e')");
+    alice.sql(
+        "CREATE OR REPLACE FUNCTION a.told(a.grade) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'not told'; END $$;
+         UPDATE a.docs SET body = 'three'",
+    );
+    assert_eq!(
+        admin.column(
+            "SELECT coalesce(done::text, last_error) FROM distilface.progress ORDER BY pipeline"
+        ),
+        ["not told", "1"]
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! Who runs what: procedures are the caller's and do nothing by themselves; each step of the work
 //! goes through [`distilface_as_owner`], which asks for the owner's privileges and then acts as the
 //! owner, so that a table's own triggers and expressions never run with more rights than the owner
-//! has. The trigger embeds as the writing user and reaches the queue as the owner.
+//! has; so do the counts of `distilface.progress`. The table of pipelines is written through
+//! [`distilface_as_keeper`] alone, so that its rows say what the extension said. The trigger embeds as the writing user and reaches the queue as the owner.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
@@ -18,17 +19,24 @@ use crate::embed::session::{self, Strictness};
 use crate::model::registry;
 use crate::pg::acting::{act_as, with_plain_output};
 use crate::pg::embedding::Embedding;
+use crate::pg::owner;
 use crate::pg::report::Report;
 use crate::pg::roles;
 use crate::pg::statement;
+use crate::pg::table;
 use crate::pg::trigger::{Row, RowTrigger, Timing};
 use crate::pg::worker;
 use distilface_core::encoder::InputKind;
 use pgrx::spi::OwnedPreparedStatement;
 
-/// What of `sql/pipeline.sql` may run as a table's owner.
+/// What of the pipelines' SQL may run as a table's owner.
 const OWNER_FUNCTIONS: [&str; 6] =
     ["owner_install", "owner_step", "owner_uninstall", "owner_shadow", "owner_swap", "owner_retry"];
+/// The same of what only reads, on a standby too.
+const OWNER_READS: [&str; 3] = ["owner_count", "owner_judged", "owner_found"];
+/// What writes the table of pipelines, with the rights of its owner.
+const KEEPER_FUNCTIONS: [&str; 4] =
+    ["keeper_add", "keeper_mark", "keeper_replace", "keeper_forget"];
 
 const ENQUEUE: &str =
     "INSERT INTO distilface.queue (pipeline, key) VALUES ($1, $2::pg_catalog.text)";
@@ -49,13 +57,33 @@ fn distilface_as_owner(
     name: &str,
     args: pgrx::JsonB,
 ) -> Option<pgrx::JsonB> {
-    let Some(name) = OWNER_FUNCTIONS.into_iter().find(|known| *known == name) else {
-        Report::new(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("\"{name}\" is nothing that distilface does to a table"),
-        )
-        .raise()
-    };
+    let owner = owner_that_the_user_is(relation);
+    if OWNER_READS.contains(&name) {
+        return act_as(owner, || {
+            read(&statement_of(name, &OWNER_READS), &of_table(relation, args))
+        });
+    }
+    let statement = statement_of(name, &OWNER_FUNCTIONS);
+    act_as(owner, || write(&statement, &of_table(relation, args)))
+}
+
+/// Calls `distilface.NAME(relation, args)` as the owner of the table of pipelines.
+///
+/// # Errors
+/// As [`distilface_as_owner`].
+#[pg_extern(sql = false)]
+fn distilface_as_keeper(
+    relation: pg_sys::Oid,
+    name: &str,
+    args: pgrx::JsonB,
+) -> Option<pgrx::JsonB> {
+    owner_that_the_user_is(relation);
+    let statement = statement_of(name, &KEEPER_FUNCTIONS);
+    let pipelines = table::oid_of(c"pipelines")?;
+    owner::as_owner(table::owner_of(pipelines), || write(&statement, &of_table(relation, args)))
+}
+
+fn owner_that_the_user_is(relation: pg_sys::Oid) -> pg_sys::Oid {
     let Some(owner) = owner_of(relation) else {
         Report::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, "the table does not exist").raise()
     };
@@ -66,14 +94,22 @@ fn distilface_as_owner(
         )
         .raise()
     }
-    let statement = format!("SELECT distilface.{name}($1, $2)");
-    act_as(owner, || {
-        let args = [DatumWithOid::from(relation), DatumWithOid::from(args)];
-        match Spi::get_one_with_args::<pgrx::JsonB>(&statement, &args) {
-            Ok(result) => result,
-            Err(error) => fail(&statement, &error),
-        }
-    })
+    owner
+}
+
+fn statement_of(name: &str, known: &[&str]) -> String {
+    let Some(name) = known.iter().find(|known| **known == name) else {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("\"{name}\" is nothing that distilface does to a table"),
+        )
+        .raise()
+    };
+    format!("SELECT distilface.{name}($1, $2)")
+}
+
+fn of_table(relation: pg_sys::Oid, args: pgrx::JsonB) -> [DatumWithOid<'static>; 2] {
+    [DatumWithOid::from(relation), DatumWithOid::from(args)]
 }
 
 /// # Errors
@@ -207,15 +243,22 @@ fn hand_over(trigger: &RowTrigger, source: i16, key: &[i16], which: usize) {
 
 fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
     let statement = "SELECT (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1)";
-    Spi::get_one_with_args(statement, &[DatumWithOid::from(relation)])
-        .unwrap_or_else(|error| fail(statement, &error))
+    read(statement, &[DatumWithOid::from(relation)])
 }
 
 fn name_of(relation: pg_sys::Oid) -> String {
     let statement = "SELECT $1::pg_catalog.regclass::pg_catalog.text";
-    Spi::get_one_with_args(statement, &[DatumWithOid::from(relation)])
+    read(statement, &[DatumWithOid::from(relation)]).unwrap_or_default()
+}
+
+/// A statement's only value; it takes no transaction's number, which a standby does not give.
+fn read<T: FromDatum + IntoDatum>(statement: &str, args: &[DatumWithOid]) -> Option<T> {
+    Spi::connect(|client| client.select(statement, Some(1), args)?.first().get_one())
         .unwrap_or_else(|error| fail(statement, &error))
-        .unwrap_or_default()
+}
+
+fn write(statement: &str, args: &[DatumWithOid]) -> Option<pgrx::JsonB> {
+    Spi::get_one_with_args(statement, args).unwrap_or_else(|error| fail(statement, &error))
 }
 
 fn fail(statement: &str, error: &pgrx::spi::Error) -> ! {
