@@ -53,10 +53,13 @@ struct Settings {
     max_batch_tokens: usize,
 }
 
+/// Hears what of a batch is done.
+type Watch = Box<dyn Fn(Done)>;
+
 thread_local! {
     static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
     static HELD_OFF: Cell<bool> = const { Cell::new(false) };
-    static WATCH: RefCell<Option<Box<dyn Fn(Done)>>> = const { RefCell::new(None) };
+    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
     static ACTIVITY: Cell<Activity> =
         const { Cell::new(Activity { texts: 0, tokens: 0, runs: 0, remembered: 0 }) };
 }
