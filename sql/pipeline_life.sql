@@ -229,8 +229,9 @@ BEGIN
 			DETAIL = 'The table goes on with its old vectors.',
 			HINT = 'See distilface.failures. SELECT distilface_retry(...) and call again, or distilface_revectorize_abort(...).';
 	END IF;
-	PERFORM distilface.drop_triggers(old.id, old.relation);
+	-- Before the old triggers go: with them distilface.on_drop forgets what they belonged to.
 	PERFORM distilface.as_keeper(owner_swap.target, 'keeper_replace', jsonb_build_object('pipeline', shadow.id));
+	PERFORM distilface.drop_triggers(old.id, old.relation);
 	-- Views over the old vectors make this fail, and everything stays as it was.
 	IF old.chunk_table IS NOT NULL THEN
 		EXECUTE format('DROP TABLE %s', old.chunk_table);

@@ -276,6 +276,7 @@ fn a_table_moves_to_another_model_while_it_is_in_use() {
             before,
             "one pipeline, the new one"
         );
+        assert_eq!(session.one("SELECT state FROM distilface.progress"), "live");
         assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
         assert_eq!(
             session.one("SELECT relname || ' ' || reloptions::text FROM pg_class WHERE relname = 'docs_e_idx'"),
