@@ -17,6 +17,7 @@ use super::layout::{
 use super::order::{SlotUse, place_nodes};
 use super::params::{HnswParams, Storage};
 use super::sketch::Sketch;
+use super::tag;
 use crate::page::{
     BlockNumber, HeapTid, MAX_TXN_PAGES, PAGE_CONTENT, PageError, PageStore, PageTxn,
 };
@@ -263,7 +264,7 @@ impl Builder {
         store: &S,
         progress: &mut dyn Progress,
     ) -> Result<BuildStats, HnswError> {
-        create_empty_with_seed(store, self.params, self.options.seed)?;
+        create_with(store, self.params, self.options.seed, b"")?;
         store.failpoint("build has an empty index")?;
         self.link(store, progress)?;
         store.failpoint("build linked its nodes")?;
@@ -525,13 +526,15 @@ impl Builder {
 /// # Errors
 /// [`HnswError::NotEmpty`] where it has some; what the store raises.
 pub fn create_empty<S: PageStore>(store: &S, params: HnswParams) -> Result<(), HnswError> {
-    create_empty_with_seed(store, params, 0)
+    create_with(store, params, 0, b"")
 }
 
-fn create_empty_with_seed<S: PageStore>(
+/// With a seed of the node levels and a tag.
+pub(super) fn create_with<S: PageStore>(
     store: &S,
     params: HnswParams,
     seed: u64,
+    tag: &[u8],
 ) -> Result<(), HnswError> {
     let page_count = store.page_count()?;
     if page_count != 0 {
@@ -539,7 +542,9 @@ fn create_empty_with_seed<S: PageStore>(
     }
     let mut txn = store.begin()?;
     let blkno = txn.extend()?;
-    Meta::new(params, seed).write(txn.page(blkno)?);
+    let page = txn.page(blkno)?;
+    Meta::new(params, seed).write(page);
+    tag::put(page, tag);
     txn.commit()?;
     Ok(())
 }

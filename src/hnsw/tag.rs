@@ -2,7 +2,8 @@
 //!
 //! The graph never reads them. They are written once, with the metapage or right after the index was built.
 
-use super::layout::{METAPAGE, Meta};
+use super::build::create_with;
+use super::layout::METAPAGE;
 use super::search::read_meta;
 use super::{HnswError, HnswParams};
 use crate::page::{PageError, PagePin, PageStore, PageTxn};
@@ -24,17 +25,7 @@ pub fn create_tagged<S: PageStore>(
     params: HnswParams,
     tag: &[u8],
 ) -> Result<(), HnswError> {
-    let page_count = store.page_count()?;
-    if page_count != 0 {
-        return Err(HnswError::NotEmpty { page_count });
-    }
-    let mut txn = store.begin()?;
-    let blkno = txn.extend()?;
-    let page = txn.page(blkno)?;
-    Meta::new(params, 0).write(page);
-    write(page, tag);
-    txn.commit()?;
-    Ok(())
+    create_with(store, params, 0, tag)
 }
 
 /// Writes the tag of an index that has its metapage.
@@ -47,12 +38,13 @@ pub fn create_tagged<S: PageStore>(
 pub fn write_tag<S: PageStore>(store: &S, tag: &[u8]) -> Result<(), HnswError> {
     read_meta(store)?;
     let mut txn = store.begin()?;
-    write(txn.page(METAPAGE)?, tag);
+    put(txn.page(METAPAGE)?, tag);
     txn.commit()?;
     Ok(())
 }
 
-fn write(metapage: &mut [u8], tag: &[u8]) {
+/// Writes the tag into a metapage.
+pub(super) fn put(metapage: &mut [u8], tag: &[u8]) {
     assert!(tag.len() <= MAX_TAG, "a tag has at most {MAX_TAG} bytes, this one {}", tag.len());
     metapage[AT..AT + 2].copy_from_slice(&(tag.len() as u16).to_le_bytes());
     metapage[AT + 2..AT + 2 + tag.len()].copy_from_slice(tag);

@@ -8,7 +8,8 @@
 //! goes through [`distilface_as_owner`], which asks for the owner's privileges and then acts as the
 //! owner, so that a table's own triggers and expressions never run with more rights than the owner
 //! has; so do the counts of `distilface.progress`. The table of pipelines is written through
-//! [`distilface_as_keeper`] alone, so that its rows say what the extension said. The trigger embeds as the writing user and reaches the queue as the owner.
+//! [`distilface_as_keeper`] alone, so that its rows say what the extension said. The trigger embeds as
+//! the writing user and reaches the queue as the owner.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
