@@ -37,9 +37,14 @@ pgrx::extension_sql_file!(
     requires = ["pipeline_catalog"]
 );
 pgrx::extension_sql_file!(
+    "../../sql/pipeline_install.sql",
+    name = "pipeline_install",
+    requires = ["pipeline"]
+);
+pgrx::extension_sql_file!(
     "../../sql/pipeline_progress.sql",
     name = "pipeline_progress",
-    requires = ["pipeline"]
+    requires = ["pipeline_install"]
 );
 pgrx::extension_sql_file!(
     "../../sql/pipeline_life.sql",
