@@ -87,6 +87,32 @@ fn no_row_of_a_text_index_is_embedded_again() {
 }
 
 #[test]
+fn a_varchar_or_domain_column_is_not_embedded_again_either() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql("CREATE DOMAIN note AS text");
+    docs(&mut session);
+    for kind in ["varchar", "note"] {
+        session.sql(&format!(
+            "SET distilface.on_overflow = silent; ALTER TABLE docs ALTER body TYPE {kind};
+             SET distilface.on_overflow = error; SET enable_seqscan = off; SET enable_sort = off"
+        ));
+        for query in [
+            format!("SELECT id, body <=> '{QUERY}' FROM docs ORDER BY body <=> '{QUERY}' LIMIT 20"),
+            format!(
+                "SELECT id FROM docs ORDER BY distilface_similarity(body, '{QUERY}') DESC NULLS LAST LIMIT 20"
+            ),
+            format!(
+                "SELECT id, distilface_similarity('{QUERY}', body) FROM docs WHERE body IS NOT NULL
+                 ORDER BY distilface_similarity('{QUERY}', body) DESC LIMIT 20"
+            ),
+        ] {
+            assert_eq!(session.column(&query).len(), 20, "{kind}: {query}");
+        }
+    }
+}
+
+#[test]
 fn a_partitioned_table_is_merged_by_the_distances_of_its_indexes() {
     let cluster = Cluster::start();
     let mut session = cluster.session();

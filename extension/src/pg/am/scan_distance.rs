@@ -286,8 +286,8 @@ unsafe fn append_column(plan: &mut pg_sys::Plan, value: *mut pg_sys::Expr) -> i1
     }
 }
 
-/// Arguments of a node above, with the scan's expressions for the columns that they read; `None` where one is
-/// neither such a column nor without columns.
+/// Arguments of a node above, with the scan's expressions for the columns that they read; `None` where one
+/// reads a column that the scan does not have.
 unsafe fn in_terms_of_the_table(
     args: *mut pg_sys::List,
     limit: *mut pg_sys::Limit,
@@ -295,18 +295,15 @@ unsafe fn in_terms_of_the_table(
 ) -> Option<*mut pg_sys::List> {
     // SAFETY: the caller's nodes.
     unsafe {
-        let mut resolved = std::ptr::null_mut();
-        for arg in elements::<pg_sys::Expr>(args) {
-            let expr = match column_below(arg) {
-                None => arg,
-                Some(at) => {
-                    let through = column(&(*limit).plan, at)?;
-                    column(&(*scan).scan.plan, column_below(through)?)?
-                }
-            };
-            resolved = pg_sys::lappend(resolved, expr.cast());
-        }
-        Some(resolved)
+        let mut is_whole = true;
+        let resolved = tree::replace(args.cast(), &mut |node| {
+            let at = column_below(node.cast())?;
+            let of_scan = column(&(*limit).plan, at)
+                .and_then(|through| column(&(*scan).scan.plan, column_below(through)?));
+            is_whole &= of_scan.is_some();
+            of_scan.map(|expr| expr.cast())
+        });
+        is_whole.then(|| resolved.cast())
     }
 }
 
