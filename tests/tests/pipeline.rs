@@ -131,3 +131,35 @@ fn two_sessions_that_finish_a_pipeline_build_one_index() {
     assert_eq!(first.one("SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass"), "1");
     first.assert_sound("docs_e_idx");
 }
+
+#[test]
+fn names_and_keys_may_be_in_any_encoding_of_a_database() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    );
+    cluster.sql("CREATE ROLE other");
+    let mut session = cluster.session_as("postgres", "latin");
+    session.sql(
+        r#"CREATE EXTENSION distilface;
+           CREATE TABLE "Bücher" ("Schlüssel" text PRIMARY KEY, "für" text);
+           INSERT INTO "Bücher" VALUES ('é', 'a cat'), ('ü', 'ein Hund, schön')"#,
+    );
+    session.sql(r#"CALL distilface_vectorize('"Bücher"', 'für', 'Vektör', form => 'queue')"#);
+    session.sql(
+        r#"CALL distilface_vectorize('"Bücher"', 'für', 'Stücke', chunk_tokens => 16, build_index => 'none')"#,
+    );
+    session.sql(r#"UPDATE "Bücher" SET "für" = 'ein schöner Käfer' WHERE "Schlüssel" = 'é'"#);
+    session.sql(r#"CALL distilface_run('"Bücher"')"#);
+    assert_eq!(session.one("SELECT count(*) FROM distilface.queue"), "0");
+    assert_eq!(stale(&mut session, r#""Bücher""#, r#""für""#, r#""Vektör""#), "0");
+    assert_eq!(
+        session.one(r#"SELECT chunk FROM "Stücke" WHERE "Schlüssel" = 'é'"#),
+        "ein schöner Käfer"
+    );
+    // In messages of our own they are written as PostgreSQL reads them, U&"…".
+    session.sql("SET ROLE other");
+    let error = session.error(r#"SELECT distilface_unvectorize('"Bücher"')"#);
+    assert_eq!(error.code.code(), "42501");
+    assert!(error.message.ends_with(r#""B\00FCcher""#), "{}", error.message);
+}

@@ -1,7 +1,7 @@
-//! Building an `embedding[]` result.
+//! Building arrays: a function's `embedding[]`, and a statement's `text[]`.
 
 use pgrx::callconv::{BoxRet, FcInfo};
-use pgrx::datum::Datum;
+use pgrx::datum::{Datum, IntoDatum};
 use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
@@ -27,6 +27,10 @@ impl ArrayBuilder {
             let result = pg_sys::get_func_rettype((*(*fcinfo).flinfo).fn_oid);
             pg_sys::get_element_type(result)
         };
+        Self::of(element, capacity)
+    }
+
+    fn of(element: pg_sys::Oid, capacity: usize) -> Self {
         Self { element, values: Vec::with_capacity(capacity), nulls: Vec::with_capacity(capacity) }
     }
 
@@ -62,6 +66,28 @@ impl ArrayBuilder {
             };
             ArrayResult(pg_sys::Datum::from(array))
         }
+    }
+}
+
+/// An array of texts in the database's encoding.
+pub struct TextArray(ArrayResult);
+
+impl TextArray {
+    /// An array in the current memory context, of `text` datums.
+    pub fn new(texts: impl ExactSizeIterator<Item = Option<pg_sys::Datum>>) -> Self {
+        let mut array = ArrayBuilder::of(pg_sys::TEXTOID, texts.len());
+        texts.for_each(|text| array.push(text));
+        Self(array.finish())
+    }
+}
+
+impl IntoDatum for TextArray {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(self.0.0)
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::TEXTARRAYOID
     }
 }
 

@@ -22,6 +22,7 @@ pub mod hash;
 pub mod index_am;
 pub mod interrupts;
 pub mod invalidation;
+pub mod jsonb;
 pub mod limits;
 pub mod list;
 pub mod mapped;

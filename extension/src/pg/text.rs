@@ -11,11 +11,8 @@ use std::borrow::Cow;
 /// Raises 22021 where the bytes are not UTF-8 and the database's encoding (SQL_ASCII) cannot say
 /// what they are instead.
 pub fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
-    // SAFETY: reads a setting of the connected database.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
     let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
-    let ascii = pg_sys::pg_enc::PG_SQL_ASCII as i32;
-    if encoding == utf8 || encoding == ascii || bytes.is_ascii() {
+    if is_same_in_utf8(bytes) {
         match std::str::from_utf8(bytes) {
             Ok(text) => return Cow::Borrowed(text),
             Err(error) => Report::new(
@@ -48,12 +45,21 @@ pub fn to_utf8(bytes: &[u8]) -> Cow<'_, str> {
 
 /// [`to_utf8`] where nothing has to be converted and no error can be raised.
 pub fn if_utf8(bytes: &[u8]) -> Option<&str> {
+    is_same_in_utf8(bytes).then(|| std::str::from_utf8(bytes).ok()).flatten()
+}
+
+/// Whether the database's encoding has the same bytes for these characters.
+fn is_same_in_utf8(bytes: &[u8]) -> bool {
     // SAFETY: reads a setting of the connected database.
     let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
     let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
     let ascii = pg_sys::pg_enc::PG_SQL_ASCII as i32;
-    let is_utf8 = encoding == utf8 || encoding == ascii || bytes.is_ascii();
-    is_utf8.then(|| std::str::from_utf8(bytes).ok()).flatten()
+    encoding == utf8 || encoding == ascii || bytes.is_ascii()
+}
+
+/// Whether a UTF-8 text is in the database's encoding as it is.
+pub fn server_takes(text: &str) -> bool {
+    is_same_in_utf8(text.as_bytes())
 }
 
 /// Text in the database's encoding, the inverse of [`to_utf8`].
@@ -62,11 +68,8 @@ pub fn if_utf8(bytes: &[u8]) -> Option<&str> {
 /// Raises PostgreSQL's own error where the encoding lacks a character, which cannot be where the
 /// text came from [`to_utf8`].
 pub fn to_server(text: &str) -> Vec<u8> {
-    // SAFETY: reads a setting of the connected database.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
     let utf8 = pg_sys::pg_enc::PG_UTF8 as i32;
-    let ascii = pg_sys::pg_enc::PG_SQL_ASCII as i32;
-    if encoding == utf8 || encoding == ascii || text.is_ascii() {
+    if is_same_in_utf8(text.as_bytes()) {
         return text.as_bytes().to_vec();
     }
     let Ok(length) = i32::try_from(text.len()) else {

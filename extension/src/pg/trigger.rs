@@ -14,6 +14,7 @@ use pgrx::datum::Datum;
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 
+use super::array::TextArray;
 use super::report::Report;
 use super::text::to_utf8;
 use super::varlena::{Plain, names_sql_type};
@@ -142,16 +143,22 @@ impl<'a> RowTrigger<'a> {
         Some(to_utf8(&text.bytes()[size_of::<u32>()..]).into_owned())
     }
 
-    /// The new row's value as its type writes it, in the settings of the moment.
-    pub fn written(&self, column: i16) -> Option<String> {
-        let datum = self.new_value(column)?;
-        // SAFETY: the output function of the value's own type; its result is a string of PostgreSQL's.
-        unsafe {
-            let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
-            pg_sys::getTypeOutputInfo(self.type_of(column), &raw mut function, &raw mut is_varlena);
-            let written = pg_sys::OidOutputFunctionCall(function, datum);
-            Some(to_utf8(CStr::from_ptr(written).to_bytes()).into_owned())
-        }
+    /// The new row's values as their types write them, in the settings of the moment.
+    pub fn written(&self, columns: &[i16]) -> TextArray {
+        TextArray::new(columns.iter().map(|&column| {
+            let datum = self.new_value(column)?;
+            // SAFETY: the output function of the value's own type; its result is a string of PostgreSQL's.
+            unsafe {
+                let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+                pg_sys::getTypeOutputInfo(
+                    self.type_of(column),
+                    &raw mut function,
+                    &raw mut is_varlena,
+                );
+                let written = pg_sys::OidOutputFunctionCall(function, datum);
+                Some(pg_sys::Datum::from(pg_sys::cstring_to_text(written)))
+            }
+        }))
     }
 
     /// The type of a column.

@@ -20,6 +20,7 @@ use crate::embed::session::{self, Strictness};
 use crate::model::registry;
 use crate::pg::acting::{act_as, with_plain_output};
 use crate::pg::embedding::Embedding;
+use crate::pg::jsonb::Jsonb;
 use crate::pg::owner;
 use crate::pg::report::Report;
 use crate::pg::roles;
@@ -53,11 +54,7 @@ thread_local! {
 /// # Errors
 /// Raises 42501 where the caller lacks the owner's privileges, and 42P01 for no relation.
 #[pg_extern(sql = false)]
-fn distilface_as_owner(
-    relation: pg_sys::Oid,
-    name: &str,
-    args: pgrx::JsonB,
-) -> Option<pgrx::JsonB> {
+fn distilface_as_owner(relation: pg_sys::Oid, name: &str, args: Jsonb) -> Option<Jsonb> {
     let owner = owner_that_the_user_is(relation);
     if OWNER_READS.contains(&name) {
         return act_as(owner, || {
@@ -73,11 +70,7 @@ fn distilface_as_owner(
 /// # Errors
 /// As [`distilface_as_owner`].
 #[pg_extern(sql = false)]
-fn distilface_as_keeper(
-    relation: pg_sys::Oid,
-    name: &str,
-    args: pgrx::JsonB,
-) -> Option<pgrx::JsonB> {
+fn distilface_as_keeper(relation: pg_sys::Oid, name: &str, args: Jsonb) -> Option<Jsonb> {
     owner_that_the_user_is(relation);
     let statement = statement_of(name, &KEEPER_FUNCTIONS);
     let pipelines = table::oid_of(c"pipelines")?;
@@ -109,7 +102,7 @@ fn statement_of(name: &str, known: &[&str]) -> String {
     format!("SELECT distilface.{name}($1, $2)")
 }
 
-fn of_table(relation: pg_sys::Oid, args: pgrx::JsonB) -> [DatumWithOid<'static>; 2] {
+fn of_table(relation: pg_sys::Oid, args: Jsonb) -> [DatumWithOid<'static>; 2] {
     [DatumWithOid::from(relation), DatumWithOid::from(args)]
 }
 
@@ -205,13 +198,12 @@ fn hand_over(trigger: &RowTrigger, source: i16, key: &[i16], which: usize) {
     };
     let plain =
         [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::TEXTOID, pg_sys::UUIDOID];
-    let values: Vec<Option<String>> =
-        if key.iter().all(|&column| plain.contains(&trigger.type_of(column))) {
-            key.iter().map(|&column| trigger.written(column)).collect()
-        } else {
-            // What this session's settings say about dates and fractions must not reach the queue.
-            with_plain_output(|| key.iter().map(|&column| trigger.written(column)).collect())
-        };
+    let values = if key.iter().all(|&column| plain.contains(&trigger.type_of(column))) {
+        trigger.written(key)
+    } else {
+        // What this session's settings say about dates and fractions must not reach the queue.
+        with_plain_output(|| trigger.written(key))
+    };
     act_as(trigger.owner(), || {
         STATEMENTS.with_borrow_mut(|statements| {
             let slot = &mut statements[which];
@@ -248,8 +240,10 @@ fn owner_of(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
 }
 
 fn name_of(relation: pg_sys::Oid) -> String {
-    let statement = "SELECT $1::pg_catalog.regclass::pg_catalog.text";
-    read(statement, &[DatumWithOid::from(relation)]).unwrap_or_default()
+    let statement =
+        "SELECT pg_catalog.convert_to($1::pg_catalog.regclass::pg_catalog.text, 'UTF8')";
+    let name: Option<Vec<u8>> = read(statement, &[DatumWithOid::from(relation)]);
+    String::from_utf8_lossy(&name.unwrap_or_default()).into_owned()
 }
 
 /// A statement's only value; it takes no transaction's number, which a standby does not give.
@@ -258,7 +252,7 @@ fn read<T: FromDatum + IntoDatum>(statement: &str, args: &[DatumWithOid]) -> Opt
         .unwrap_or_else(|error| fail(statement, &error))
 }
 
-fn write(statement: &str, args: &[DatumWithOid]) -> Option<pgrx::JsonB> {
+fn write(statement: &str, args: &[DatumWithOid]) -> Option<Jsonb> {
     Spi::get_one_with_args(statement, args).unwrap_or_else(|error| fail(statement, &error))
 }
 
