@@ -116,8 +116,9 @@ AS $$
 $$;
 REVOKE EXECUTE ON FUNCTION distilface.model_calls FROM PUBLIC;
 
--- pg_dump restores a stored generated column by computing it, and checks CHECK constraints, before it
--- has restored our tables: both may name built-in models only.
+-- pg_dump restores a stored generated column by computing it, and checks CHECK constraints of tables and
+-- domains, before it has restored our tables: all may name built-in models only. relation is a domain's
+-- oid where the constraint is a domain's.
 CREATE FUNCTION distilface.stored_calls(
 	OUT relation oid, OUT what text, OUT definition text)
 	RETURNS SETOF record
@@ -135,6 +136,11 @@ AS $$
 		FROM distilface.model_calls() c
 		JOIN pg_constraint k ON c.classid = 'pg_constraint'::regclass AND k.oid = c.objid
 			AND k.contype = 'c' AND k.conrelid <> 0
+	UNION
+	SELECT k.contypid, format('constraint "%s" of domain %s', k.conname, format_type(k.contypid, NULL)), c.definition
+		FROM distilface.model_calls() c
+		JOIN pg_constraint k ON c.classid = 'pg_constraint'::regclass AND k.oid = c.objid
+			AND k.contype = 'c' AND k.contypid <> 0
 $$;
 REVOKE EXECUTE ON FUNCTION distilface.stored_calls FROM PUBLIC;
 
@@ -150,7 +156,9 @@ BEGIN
 	SELECT array_agg(DISTINCT c.objid) INTO changed FROM pg_event_trigger_ddl_commands() c
 		WHERE c.classid = 'pg_class'::regclass
 		AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.objid AND a.attgenerated <> '')
-			OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.objid AND k.contype = 'c'));
+			OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.objid AND k.contype = 'c'))
+		OR c.classid = 'pg_type'::regclass
+		AND EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = c.objid AND k.contype = 'c');
 	-- Most tables end here, before the library is loaded.
 	IF changed IS NULL THEN
 		RETURN;
@@ -180,7 +188,8 @@ END
 $$;
 REVOKE EXECUTE ON FUNCTION distilface.check_stored_calls FROM PUBLIC;
 CREATE EVENT TRIGGER distilface_check_stored_calls ON ddl_command_end
-	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA')
+	WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA',
+		'CREATE DOMAIN', 'ALTER DOMAIN')
 	EXECUTE FUNCTION distilface.check_stored_calls();
 
 -- Whoever makes an object that names a model holds the model's row, as a pipeline and a text index do,
@@ -365,6 +374,7 @@ BEGIN
 	END IF;
 	-- Whoever makes what uses this model holds its row until he commits.
 	SELECT m.sha256 INTO old_sha256 FROM distilface.model m WHERE m.name = old_name FOR UPDATE;
+	PERFORM distilface.forget_gone();
 	SELECT string_agg(u.used_by, ', ' ORDER BY u.used_by COLLATE "C") INTO uses
 		FROM distilface.model_uses(true) u WHERE u.name = old_name;
 	-- Pipelines name their model in a column "model" of a table in this schema; other people's tables

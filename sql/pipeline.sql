@@ -28,8 +28,29 @@ CREATE TYPE distilface.pipeline AS (
 	build_index text, index_options text, made_index boolean, filled boolean,
 	source text, target text, keys text[], key_types text[],
 	-- What distilface_vectorize was given as target.
-	name text
+	name text,
+	-- What the table of chunks calls the key's columns.
+	chunk_keys text[]
 );
+
+-- A table of chunks refers to its table's key by a foreign key, which knows the columns of both, whatever
+-- they are called. Where somebody dropped it, they are taken to have the same names.
+CREATE FUNCTION distilface.chunk_keys(chunk_table regclass, relation regclass, attnums smallint[], names text[])
+	RETURNS text[] LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT coalesce((
+		SELECT (SELECT array_agg(a.attname::text ORDER BY k.place)
+				FROM unnest(attnums) WITH ORDINALITY k(attnum, place)
+				JOIN pg_attribute a ON a.attrelid = f.conrelid
+					AND a.attnum = f.conkey[array_position(f.confkey, k.attnum)])
+			FROM pg_constraint f
+			WHERE f.contype = 'f' AND f.conrelid = chunk_table AND f.confrelid = relation
+				AND f.confkey @> attnums AND f.confkey <@ attnums
+			-- Ours is of the table's own key.
+			ORDER BY EXISTS (SELECT FROM pg_constraint u WHERE u.conrelid = chunk_table AND u.contype = 'p'
+				AND u.conkey @> f.conkey) DESC, f.oid LIMIT 1), names)
+$$;
 
 CREATE FUNCTION distilface.describe(target regclass DEFAULT NULL) RETURNS SETOF distilface.pipeline
 	LANGUAGE sql STABLE ROWS 5
@@ -42,7 +63,8 @@ AS $$
 		c.names[CASE WHEN p.chunk_table IS NULL THEN 3 ELSE 2 END:],
 		c.types[CASE WHEN p.chunk_table IS NULL THEN 3 ELSE 2 END:],
 		CASE WHEN p.chunk_table IS NULL THEN c.names[2] ELSE
-			(SELECT k.relname::text FROM pg_class k WHERE k.oid = p.chunk_table) END
+			(SELECT k.relname::text FROM pg_class k WHERE k.oid = p.chunk_table) END,
+		CASE WHEN p.chunk_table IS NOT NULL THEN distilface.chunk_keys(p.chunk_table, p.relation, c.attnums[2:], c.names[2:]) END
 	FROM distilface.pipelines p
 	JOIN pg_class r ON r.oid = p.relation
 	JOIN pg_trigger t ON t.tgrelid = p.relation AND t.tgfoid = 'distilface.pipeline_trigger()'::regprocedure
@@ -50,7 +72,8 @@ AS $$
 		AND t.tgargs = convert_to(p.id::text, 'SQL_ASCII') || '\x00'::bytea || 'columns'::bytea || '\x00'::bytea
 	CROSS JOIN LATERAL (
 		SELECT array_agg(a.attname::text ORDER BY u.place) AS names,
-			array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.place) AS types
+			array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.place) AS types,
+			array_agg(u.attnum ORDER BY u.place) AS attnums
 		FROM unnest(t.tgattr::smallint[]) WITH ORDINALITY u(attnum, place)
 		JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = u.attnum
 	) c
@@ -146,14 +169,13 @@ BEGIN
 		INTO settled USING tids, xmins;
 	settled := coalesce(settled, '{}');
 	EXECUTE format('DELETE FROM %s c USING unnest($1) WITH ORDINALITY k(key, place) WHERE k.place = ANY ($2) AND %s',
-		p.chunk_table, distilface.key_condition(p.chunk_table, p.keys, p.key_types, 'c', 'k.key'))
+		p.chunk_table, distilface.key_condition(p.chunk_table, p.chunk_keys, p.key_types, 'c', 'k.key'))
 		USING keys, settled;
 	EXECUTE format('INSERT INTO %s (%s, seq, chunk, tokens, start_char, end_char, e)
 		SELECT %s, k.seq, k.chunk, k.tokens, k.first, k.last, k.vector
 		FROM unnest($1, $2, $3, $4, $5, $6, $7) k(key, seq, chunk, tokens, first, last, vector)
 		WHERE k.vector IS NOT NULL AND k.key IN (SELECT s.key FROM unnest($8) WITH ORDINALITY s(key, place) WHERE s.place = ANY ($9))',
-		p.chunk_table,
-		(SELECT string_agg(quote_ident(n.name), ', ' ORDER BY n.place) FROM unnest(p.keys) WITH ORDINALITY n(name, place)),
+		p.chunk_table, distilface.listed(p.chunk_keys),
 		(SELECT string_agg(format('((k.key)::text[])[%s]::%s', n.place, n.type), ', ' ORDER BY n.place)
 			FROM unnest(p.key_types) WITH ORDINALITY n(type, place)))
 		USING own, seqs, chunks, tokens, starts, ends, vectors, keys, settled;
@@ -338,7 +360,7 @@ BEGIN
 		WHERE NOT EXISTS (SELECT FROM distilface.failed_rows f WHERE f.pipeline = $3 AND f.key = coalesce(u.key, u.tid::text)
 			AND f.relation = CASE WHEN u.key IS NULL THEN $4 ELSE $5 END)%s',
 		CASE WHEN p.chunk_table IS NULL THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM %s c WHERE %s)', p.chunk_table,
-			distilface.key_condition(p.chunk_table, p.keys, p.key_types, 'c', 'u.key')) END)
+			distilface.key_condition(p.chunk_table, p.chunk_keys, p.key_types, 'c', 'u.key')) END)
 		INTO open_places USING batch.keys, batch.tids, p.id, state.relation, p.relation::oid;
 	settled := distilface.write_good_rows(p, state.relation,
 		ARRAY(SELECT batch.keys[i] FROM unnest(open_places) i), ARRAY(SELECT batch.tids[i] FROM unnest(open_places) i),
@@ -469,6 +491,21 @@ BEGIN
 	FOR part IN SELECT * FROM distilface.read_keys(p, ARRAY[refresh_now.key], 1) LOOP
 		PERFORM distilface.write_rows(p, part.leaf, ARRAY[part.key], ARRAY[part.tid], ARRAY[part.xmin], ARRAY[part.body]);
 	END LOOP;
+END
+$$;
+
+-- The same where a row goes from its partition: its key may come back in another.
+CREATE FUNCTION distilface.drop_chunks(pipeline integer, key text) RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off
+AS $$
+DECLARE
+	p distilface.pipeline;
+BEGIN
+	SELECT d.* INTO p FROM distilface.pipelines r CROSS JOIN LATERAL distilface.describe(r.relation) d
+		WHERE r.id = drop_chunks.pipeline AND d.id = r.id;
+	EXECUTE format('DELETE FROM %s c WHERE %s', p.chunk_table,
+		distilface.key_condition(p.chunk_table, p.chunk_keys, p.key_types, 'c', '$1')) USING drop_chunks.key;
 END
 $$;
 

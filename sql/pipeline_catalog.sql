@@ -65,7 +65,9 @@ CREATE TABLE distilface.activity (
 	last_error_at timestamptz
 );
 
-SELECT pg_catalog.pg_extension_config_dump('distilface.pipelines', '');
+-- A temporary table is in no dump, and its name would be an error there.
+SELECT pg_catalog.pg_extension_config_dump('distilface.pipelines',
+	$$WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation AND c.relpersistence <> 't')$$);
 SELECT pg_catalog.pg_extension_config_dump('distilface.pipelines_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('distilface.queue', '');
 SELECT pg_catalog.pg_extension_config_dump('distilface.queue_id_seq', '');
@@ -107,6 +109,15 @@ BEGIN ATOMIC
 	DELETE FROM distilface.pipelines p WHERE p.id = forget.pipeline;
 END;
 
+-- The end of a session takes its temporary tables along and tells nobody.
+CREATE FUNCTION distilface.forget_gone() RETURNS void
+	LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+BEGIN ATOMIC
+	SELECT distilface.forget(p.id) FROM distilface.pipelines p
+		WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.relation);
+END;
+
 -- What distilface.as_keeper does to distilface.pipelines, with the rights of its owner. The caller may
 -- have called with anything: rows other than the table's are out of reach.
 CREATE FUNCTION distilface.keeper_add(target regclass, args jsonb) RETURNS jsonb
@@ -121,6 +132,7 @@ BEGIN
 			WHERE k.oid = row.chunk_table AND k.relkind = 'r' AND k.relowner = c.relowner) THEN
 		RAISE EXCEPTION '% is no table of chunks of %', row.chunk_table, target USING ERRCODE = 'wrong_object_type';
 	END IF;
+	PERFORM distilface.forget_gone();
 	INSERT INTO distilface.pipelines (relation, form, model, revision, chunk_table, chunk_tokens, chunk_overlap,
 			replaces, adds_target, build_index, index_options, filled)
 		VALUES (target, row.form, row.model, row.revision, row.chunk_table, row.chunk_tokens, row.chunk_overlap,
@@ -136,7 +148,9 @@ CREATE FUNCTION distilface.keeper_mark(target regclass, args jsonb) RETURNS json
 AS $$
 BEGIN
 	UPDATE distilface.pipelines p SET filled = coalesce((args ->> 'filled')::boolean, p.filled),
-			made_index = coalesce((args ->> 'made_index')::boolean, p.made_index)
+			made_index = coalesce((args ->> 'made_index')::boolean, p.made_index),
+			build_index = coalesce(args ->> 'build_index', p.build_index),
+			index_options = coalesce(args ->> 'index_options', p.index_options)
 		WHERE p.id = (args ->> 'pipeline')::integer AND p.relation = target;
 	RETURN NULL;
 END

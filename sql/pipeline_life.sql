@@ -33,6 +33,7 @@ CREATE FUNCTION distilface_retry("table" regclass) RETURNS bigint
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
+	PERFORM distilface.require('"table"', "table"::text, 'Name a table.');
 	PERFORM distilface.wake_worker();
 	RETURN (distilface.as_owner("table", 'owner_retry', '{}') ->> 'rows')::bigint;
 END
@@ -55,8 +56,10 @@ BEGIN
 			ELSE (args ->> 'target') IS NULL
 			OR (args ->> 'target') = d.name END LOOP
 		PERFORM distilface.drop_triggers(p.id, p.relation);
-		IF keep AND p.form <> 'generated' THEN
-			NULL;
+		IF keep THEN
+			IF p.form = 'generated' THEN
+				EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP EXPRESSION', p.relation, p.target);
+			END IF;
 		ELSIF p.chunk_table IS NOT NULL THEN
 			EXECUTE format('DROP TABLE %s', p.chunk_table);
 		ELSIF p.adds_target THEN
@@ -101,13 +104,16 @@ CREATE FUNCTION distilface_unvectorize("table" regclass, target text DEFAULT NUL
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
+	PERFORM distilface.require('"table"', "table"::text, 'Name a table.'),
+		distilface.require('keep_data', keep_data::text, 'It is true or false.');
 	RETURN (distilface.as_owner("table", 'owner_uninstall',
 		jsonb_build_object('target', target, 'keep_data', keep_data)) ->> 'ended')::integer;
 END
 $$;
 COMMENT ON FUNCTION distilface_unvectorize(regclass, text, boolean) IS 'ends a table''s pipelines and drops what they added';
 
--- A table or column that goes takes its pipelines along.
+-- A table or column that goes takes its pipelines along, whatever statement takes it: a DROP of its type,
+-- schema or extension does, too.
 CREATE FUNCTION distilface.on_drop() RETURNS event_trigger
 	LANGUAGE plpgsql SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp SET jit = off
@@ -130,9 +136,35 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION distilface.on_drop() FROM PUBLIC;
-CREATE EVENT TRIGGER distilface_on_drop ON sql_drop
-	WHEN tag IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'ALTER TABLE', 'DROP TRIGGER')
-	EXECUTE FUNCTION distilface.on_drop();
+CREATE EVENT TRIGGER distilface_on_drop ON sql_drop EXECUTE FUNCTION distilface.on_drop();
+
+-- A table's chunks belong to who owns the table: its trigger writes them with the owner's rights.
+CREATE FUNCTION distilface.on_owner() RETURNS event_trigger
+	LANGUAGE plpgsql SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	torn record;
+BEGIN
+	FOR torn IN SELECT p.relation, p.chunk_table, c.relowner::regrole AS owner, bool_or(d.objid = p.relation) AS follows
+		FROM pg_event_trigger_ddl_commands() d
+		JOIN distilface.pipelines p ON d.objid IN (p.relation, p.chunk_table)
+		JOIN pg_class c ON c.oid = p.relation
+		JOIN pg_class k ON k.oid = p.chunk_table
+		WHERE d.classid = 'pg_class'::regclass AND k.relowner <> c.relowner
+		GROUP BY 1, 2, 3 LOOP
+		IF NOT torn.follows THEN
+			RAISE EXCEPTION 'table % belongs to the owner of table %', torn.chunk_table, torn.relation
+				USING ERRCODE = 'wrong_object_type', DETAIL = 'It holds the chunks of that table.',
+				HINT = format('ALTER TABLE %s OWNER TO ... changes the owner of both.', torn.relation);
+		END IF;
+		EXECUTE format('ALTER TABLE %s OWNER TO %s', torn.chunk_table, torn.owner);
+	END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION distilface.on_owner() FROM PUBLIC;
+CREATE EVENT TRIGGER distilface_on_owner ON ddl_command_end WHEN tag IN ('ALTER TABLE')
+	EXECUTE FUNCTION distilface.on_owner();
 
 -- Prepares the successor of a pipeline: the same with another model, beside it, indexed while empty.
 CREATE FUNCTION distilface.owner_shadow(target regclass, args jsonb) RETURNS jsonb
@@ -399,11 +431,14 @@ DECLARE
 BEGIN
 	SELECT d.* INTO p FROM distilface.describe(owner_found.target) d WHERE d.id = (args ->> 'pipeline')::integer;
 	IF cardinality(p.keys) = 1 THEN
-		key := p.keys[1];
+		key := (coalesce(p.chunk_keys, p.keys))[1];
 	ELSE
 		SELECT a.attname INTO key FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 			WHERE i.indrelid = p.relation AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL
 			ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1;
+		IF p.chunk_table IS NOT NULL THEN
+			key := p.chunk_keys[array_position(p.keys, key)];
+		END IF;
 	END IF;
 	IF key IS NULL THEN
 		RAISE EXCEPTION 'table % has no key of one column for judgments to name', p.relation

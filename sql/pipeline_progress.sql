@@ -22,7 +22,7 @@ BEGIN
 				ON f.key = %4$s AND f.relation IN (t.tableoid, %5$s)) s',
 		CASE WHEN p.chunk_table IS NULL THEN format('(t.%I IS NOT NULL)', p.target)
 			ELSE format('EXISTS (SELECT FROM %s c WHERE (%s) = (%s))', p.chunk_table,
-				(SELECT string_agg(format('c.%I', k), ', ') FROM unnest(p.keys) k),
+				(SELECT string_agg(format('c.%I', k), ', ') FROM unnest(p.chunk_keys) k),
 				(SELECT string_agg(format('t.%I', k), ', ') FROM unnest(p.keys) k)) END,
 		p.source, p.relation, key, p.relation::oid)
 		INTO counts USING p.id, NOT p.filled;

@@ -9,7 +9,7 @@ use crate::model::{
     HEAD, MANIFEST, Manifest, ModelDir, ModelError, Packed, PackedWriter, TOKEN_WEIGHTS, Tensors,
     VOCABULARY, WEIGHTS, check_token_weights,
 };
-use crate::text::Tokenizer;
+use crate::text::{Counted, Tokenizer};
 
 /// A text's role in a search; picks the prompt that is put before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -258,12 +258,27 @@ impl<'m> SentenceEncoder<'m> {
         Ok(Embedded::of(parts, self.manifest.dimensions))
     }
 
-    /// Appends a text's ids to the batch unless it is blank.
-    fn tokenize(&self, text: &str, input: InputKind, batch: &mut TokenBatch, part: &mut Part) {
-        let prompt = match input {
+    /// Most tokens that a text may have to be read whole, `[CLS]` and `[SEP]` included: what the prompt
+    /// leaves of the model's length.
+    pub fn longest_text(&self, input: InputKind) -> usize {
+        let prompt = match self.tokenizer.count(self.prompt(input), &mut || false) {
+            Counted::Tokens(tokens) => usize::try_from(tokens).unwrap_or(usize::MAX),
+            Counted::Interrupted => unreachable!("nothing asks it to stop"),
+        };
+        // An empty one counts [CLS] and [SEP] as well.
+        self.manifest.max_tokens.saturating_sub(prompt - 2)
+    }
+
+    fn prompt(&self, input: InputKind) -> &str {
+        match input {
             InputKind::Passage => &self.manifest.prompts.passage,
             InputKind::Query => &self.manifest.prompts.query,
-        };
+        }
+    }
+
+    /// Appends a text's ids to the batch unless it is blank.
+    fn tokenize(&self, text: &str, input: InputKind, batch: &mut TokenBatch, part: &mut Part) {
+        let prompt = self.prompt(input);
         let blank = self.tokenizer.is_blank(text);
         part.blank.push(blank);
         if blank {

@@ -4,6 +4,7 @@ use crate::model::registry::{self, ModelId};
 use crate::pg::interrupts;
 use crate::pg::report::Report;
 use crate::pg::text::{to_server, to_utf8};
+use distilface_core::encoder::InputKind;
 use distilface_core::text::{ChunkError, ChunkLimits, chunk};
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
@@ -52,7 +53,7 @@ fn distilface_chunk_model(
 }
 
 fn rows(model: ModelId, text: &[u8], max_tokens: i32, overlap: i32) -> Vec<Row> {
-    let limits = limits(max_tokens, overlap);
+    let limits = limits(model, max_tokens, overlap);
     let text = to_utf8(text);
     let mut interrupted = || {
         interrupts::check();
@@ -76,7 +77,7 @@ fn rows(model: ModelId, text: &[u8], max_tokens: i32, overlap: i32) -> Vec<Row> 
     rows.collect()
 }
 
-fn limits(max_tokens: i32, overlap: i32) -> ChunkLimits {
+fn limits(model: ModelId, max_tokens: i32, overlap: i32) -> ChunkLimits {
     let unsigned = |name: &str, value: i32| {
         usize::try_from(value).unwrap_or_else(|_| {
             Report::new(
@@ -88,18 +89,30 @@ fn limits(max_tokens: i32, overlap: i32) -> ChunkLimits {
         })
     };
     let (max_tokens, overlap) = (unsigned("max_tokens", max_tokens), unsigned("overlap", overlap));
+    let most = model.encoder().longest_text(InputKind::Passage);
+    if max_tokens > most {
+        out_of_range()
+            .detail(format!(
+                "max_tokens: the model reads at most {most} tokens of a text, got {max_tokens}."
+            ))
+            .hint(format!("Take chunks of at most {most} tokens, or another model."))
+            .raise()
+    }
     ChunkLimits::parse(max_tokens, overlap).unwrap_or_else(|error| refuse(&error))
 }
 
+fn out_of_range() -> Report {
+    Report::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "limits of distilface_chunk are out of range",
+    )
+}
+
 fn refuse(error: &ChunkError) -> ! {
-    let report = match error {
-        ChunkError::TooShort(_) | ChunkError::Overlap { .. } => Report::new(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "limits of distilface_chunk are out of range",
-        ),
-        ChunkError::Interrupted => {
-            unreachable!("an interrupt raises, or the work goes on")
+    match error {
+        ChunkError::TooShort(_) | ChunkError::Overlap { .. } => {
+            out_of_range().detail(format!("{error}.")).raise()
         }
-    };
-    report.detail(format!("{error}.")).raise()
+        ChunkError::Interrupted => unreachable!("an interrupt raises, or the work goes on"),
+    }
 }

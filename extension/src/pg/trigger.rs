@@ -19,7 +19,8 @@ use super::report::Report;
 use super::text::to_utf8;
 use super::varlena::{Plain, names_sql_type};
 
-/// One call of a row-level trigger on `INSERT` or `UPDATE`.
+/// One call of a row-level trigger on `INSERT` or `UPDATE`, or after a `DELETE`, whose row takes the place
+/// of a new one.
 pub struct RowTrigger<'a> {
     data: &'a pg_sys::TriggerData,
 }
@@ -42,6 +43,7 @@ names_sql_type!(Row, "trigger");
 pub enum Timing {
     Before,
     After,
+    AfterDelete,
 }
 
 impl<'a> RowTrigger<'a> {
@@ -61,12 +63,13 @@ impl<'a> RowTrigger<'a> {
             data.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0
                 && data.tg_event & pg_sys::TRIGGER_EVENT_INSTEAD == 0
                 && (operation == pg_sys::TRIGGER_EVENT_INSERT
-                    || operation == pg_sys::TRIGGER_EVENT_UPDATE)
+                    || operation == pg_sys::TRIGGER_EVENT_UPDATE
+                    || data.tg_event & pg_sys::TRIGGER_EVENT_BEFORE == 0)
         };
         let Some(data) = data.filter(fits) else {
             Report::new(
                 PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-                "distilface.pipeline_trigger() must be a row trigger on INSERT or UPDATE",
+                "distilface.pipeline_trigger() must be a row trigger on INSERT or UPDATE, or after DELETE",
             )
             .hint("distilface_vectorize makes the triggers of a table.")
             .raise()
@@ -75,7 +78,10 @@ impl<'a> RowTrigger<'a> {
     }
 
     pub fn timing(&self) -> Timing {
+        let deletes =
+            self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_DELETE;
         match self.data.tg_event & pg_sys::TRIGGER_EVENT_BEFORE {
+            0 if deletes => Timing::AfterDelete,
             0 => Timing::After,
             _ => Timing::Before,
         }

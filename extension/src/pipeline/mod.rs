@@ -43,10 +43,11 @@ const KEEPER_FUNCTIONS: [&str; 4] =
 const ENQUEUE: &str =
     "INSERT INTO distilface.queue (pipeline, key) VALUES ($1, $2::pg_catalog.text)";
 const REFRESH: &str = "SELECT distilface.refresh_now($1, $2::pg_catalog.text)";
+const DROP_CHUNKS: &str = "SELECT distilface.drop_chunks($1, $2::pg_catalog.text)";
 
 thread_local! {
-    static STATEMENTS: RefCell<[Option<OwnedPreparedStatement>; 2]> =
-        const { RefCell::new([None, None]) };
+    static STATEMENTS: RefCell<[Option<OwnedPreparedStatement>; 3]> =
+        const { RefCell::new([None, None, None]) };
 }
 
 /// Calls `distilface.NAME(relation, args)` as the relation's owner.
@@ -160,6 +161,10 @@ fn distilface_pipeline_trigger(fcinfo: pg_sys::FunctionCallInfo) -> Row {
             hand_over(&trigger, source, others, 1);
             trigger.row()
         }
+        (Some("chunk"), Timing::AfterDelete) => {
+            hand_over(&trigger, source, others, 2);
+            trigger.row()
+        }
         (what, timing) => Report::new(
             PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             format!("distilface.pipeline_trigger() cannot do {what:?} in a trigger {timing:?}"),
@@ -184,8 +189,8 @@ fn embed(trigger: &RowTrigger, source: i16, target: i16) -> Row {
     trigger.row_with(target, vector)
 }
 
-/// Hands the row's key to a statement that runs as the table's owner: into the queue, or to be
-/// chunked at once.
+/// Hands the row's key to a statement that runs as the table's owner: into the queue, to be chunked at
+/// once, or to lose its chunks.
 fn hand_over(trigger: &RowTrigger, source: i16, key: &[i16], which: usize) {
     let unchanged =
         trigger.unchanged(source) && key.iter().all(|&column| trigger.unchanged(column));
@@ -207,7 +212,7 @@ fn hand_over(trigger: &RowTrigger, source: i16, key: &[i16], which: usize) {
     act_as(trigger.owner(), || {
         STATEMENTS.with_borrow_mut(|statements| {
             let slot = &mut statements[which];
-            let text = [ENQUEUE, REFRESH][which];
+            let text = [ENQUEUE, REFRESH, DROP_CHUNKS][which];
             Spi::connect_mut(|client| {
                 let statement = match slot {
                     Some(statement) => statement,
