@@ -17,7 +17,12 @@ pgrx::pg_module_magic!(name, version);
 pgrx::extension_sql_file!("../../sql/embedding.sql", name = "embedding");
 pgrx::extension_sql_file!("../../sql/embed.sql", name = "embed", requires = ["embedding"]);
 pgrx::extension_sql_file!("../../sql/models.sql", name = "models", requires = ["embed"]);
-pgrx::extension_sql_file!("../../sql/chunk.sql", name = "chunk", requires = ["models"]);
+pgrx::extension_sql_file!(
+    "../../sql/models_restore.sql",
+    name = "models_restore",
+    requires = ["models"]
+);
+pgrx::extension_sql_file!("../../sql/chunk.sql", name = "chunk", requires = ["models_restore"]);
 pgrx::extension_sql_file!(
     "../../sql/access_method.sql",
     name = "access_method",

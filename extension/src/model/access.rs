@@ -4,6 +4,7 @@
 //! are inherited through roles, and superusers have all. Rows of `distilface.model_role` hold them,
 //! role 0 being every role.
 
+use super::restore;
 use crate::pg::report::Report;
 use crate::pg::roles;
 use crate::pg::table::{self, Key};
@@ -20,6 +21,7 @@ enum Right {
 /// Raises 42501 where the user may not use the loaded model of that name.
 pub fn require_use(name: &str) {
     if !has(name, Right::Use) {
+        restore::missed();
         Report::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("permission denied for model \"{name}\""),

@@ -7,6 +7,7 @@
 //! while the others that want it wait. After the block come 32 bytes: magic, length and CRC, which
 //! every backend compares when it opens the copy; a damaged one is made again.
 
+use super::restore;
 use crate::pg::exclusive::exclusively;
 use crate::pg::interrupts;
 use crate::pg::mapped::map_for_ever;
@@ -107,6 +108,9 @@ fn make(path: &Path, sha256: &str) -> &'static [u8] {
         crc.update(&bytes);
         length += bytes.len();
         (&file).write_all(&bytes).unwrap_or_else(|error| fail(error));
+    }
+    if length == 0 {
+        restore::missed();
     }
     let trailer = trailer_of(length, crc.finalize());
     (&file).write_all(&trailer).and_then(|()| file.sync_all()).unwrap_or_else(|error| fail(error));

@@ -49,7 +49,9 @@ fn distilface_model_alias(alias: &[u8], name: &[u8]) {
             "INSERT INTO distilface.model_alias VALUES ($1, $2) \
              ON CONFLICT (alias) DO UPDATE SET name = excluded.name",
             &[text(&alias), text(&name)],
-        )
+        )?;
+        // From here on the alias moves, and no restore brings it.
+        Spi::run("DELETE FROM distilface.unfilled WHERE filled")
     });
     let stored = registry::stored(&name);
     if stored.is_some_and(|model| !model.builtin) && !access::is_public(&name) {

@@ -5,6 +5,7 @@ use crate::pg::interrupts;
 use crate::pg::owner::as_models_owner;
 use crate::pg::report::Report;
 use crate::pg::roles;
+use crate::pg::table;
 use crate::pg::text::to_server;
 use distilface_core::encoder::{SentenceEncoder, pack_model_with};
 use distilface_core::model::{
@@ -82,6 +83,15 @@ pub fn keep(model: ModelId) {
     {
         let manifest = model.encoder().manifest();
         put(builtin.name, builtin.packed, manifest, "built-in", Provenance::Computed, true);
+    }
+}
+
+/// As [`keep`], for the build of an index in a restore, which must not wait for who changes models: where
+/// somebody does, the restore brings the built-in model itself.
+pub fn keep_if_free(model: ModelId) {
+    let free = |table| table::try_lock(table, pg_sys::ShareRowExclusiveLock);
+    if model.builtin().is_none() || table::oid_of(c"model").is_some_and(free) {
+        keep(model);
     }
 }
 
@@ -209,12 +219,16 @@ fn put(
                 for (part, bytes) in block.chunks(PART).enumerate() {
                     interrupts::check();
                     Spi::run_with_args(
-                        "INSERT INTO distilface.model_part VALUES ($1, $2, $3)",
+                        "INSERT INTO distilface.model_part VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
                         &[text(&sha256), (part as i32).into(), bytes.into()],
                     )?;
                 }
             }
             _ => {}
+        }
+        if !builtin {
+            // Indexes that a restore without models has left.
+            Spi::run("SELECT distilface.fill_indexes()")?;
         }
         Ok(())
     });

@@ -8,6 +8,7 @@
 //! - `registry` finds a model by name, revision or alias and opens it once a backend.
 //! - `access` says who may use and who may change a model.
 //! - `load` accepts models: from a directory, from a large object, from the library.
+//! - `restore` lets indexes wait for models that a restore has not brought yet.
 //! - `functions` are the SQL functions.
 //!
 //! A name is bound to one revision for ever, also after a drop: what was computed under a name, an
@@ -20,5 +21,6 @@ mod copy;
 mod functions;
 mod load;
 pub mod registry;
+pub mod restore;
 
-pub use load::{hold, keep};
+pub use load::{hold, keep, keep_if_free};

@@ -5,7 +5,7 @@
 //! `distilface.model`, which every writer sends by trigger and a standby replays) or roles change.
 //! An opened model stays open: its revision never changes.
 
-use super::{access, copy};
+use super::{access, copy, restore};
 use crate::pg::report::Report;
 use crate::pg::table::{self, Key, Row};
 use crate::pg::{invalidation, roles};
@@ -205,6 +205,7 @@ pub fn stored(name: &str) -> Option<Stored> {
 /// # Errors
 /// Always raises 42704, which says why there is no model of that name.
 pub fn refuse_unknown(name: &str) -> ! {
+    restore::missed();
     if name == DEFAULT {
         let stands_for = alias(DEFAULT).unwrap_or_else(|| BUILTIN[0].name.to_owned());
         Report::new(

@@ -76,6 +76,18 @@ pub fn owner_of(table: pg_sys::Oid) -> pg_sys::Oid {
     }
 }
 
+/// Locks a table until the transaction's end.
+pub fn lock(table: pg_sys::Oid, mode: u32) {
+    // SAFETY: waits for and takes a lock of this backend.
+    unsafe { pg_sys::LockRelationOid(table, mode as pg_sys::LOCKMODE) }
+}
+
+/// As [`lock`], where nobody has to be waited for.
+pub fn try_lock(table: pg_sys::Oid, mode: u32) -> bool {
+    // SAFETY: takes a lock of this backend, or does nothing.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, mode as pg_sys::LOCKMODE) }
+}
+
 /// Hands the rows whose leading index columns equal `keys` to `each` until it breaks. No rows where
 /// the table is not there.
 pub fn find<T>(

@@ -8,15 +8,17 @@ use super::raise;
 use super::vectors::{Source, TextDatum};
 use crate::embed::session::{self, Strictness};
 use crate::guc;
-use crate::model::{self, registry::ModelId};
+use crate::model::{self, registry::ModelId, restore::Outcome};
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::index_am::{build_result, heap_tid};
 use crate::pg::interrupts;
 use crate::pg::report::Report;
+use crate::pg::restoring;
 use distilface_core::encoder::{Done, InputKind};
 use distilface_core::hnsw::{
     self, Added, BuildOptions, BuildPhase, Builder, HeapTid, Progress, SourceKey,
 };
+use distilface_core::page::PageStore;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use pgrx::pg_sys;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
@@ -109,6 +111,49 @@ pub unsafe extern "C-unwind" fn ambuild(
     }
     // SAFETY: PostgreSQL keeps the new index open and locked during the call.
     let index = unsafe { IndexRelation::new(index) };
+    // SAFETY: PostgreSQL's own description of the index.
+    let (may_wait, computed, oid) = unsafe {
+        let oid = (*index.as_raw()).rd_id;
+        let rebuilt = pg_sys::ReindexIsProcessingIndex(oid) || (*index_info).ii_Concurrent;
+        let computed =
+            !(*index_info).ii_Expressions.is_null() || !(*index_info).ii_Predicate.is_null();
+        (!rebuilt && restoring::is_restoring(), computed, oid)
+    };
+    let on_text = index.column().element == Element::Text;
+    if !may_wait || !on_text && !computed {
+        // SAFETY: PostgreSQL's own arguments.
+        return unsafe { build(heap, index, index_info, model::keep) };
+    }
+    let follows_default = on_text && index.options().model().is_none();
+    let outcome = model::restore::build(oid, follows_default, || {
+        // SAFETY: PostgreSQL's own arguments.
+        unsafe { build(heap, index, index_info, model::keep_if_free) }
+    });
+    match outcome {
+        Outcome::Built(result) => result,
+        Outcome::Waits => {
+            Report::new(
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("index \"{}\" waits for a model that is not here yet", index.name()),
+            )
+            .detail(
+                "It is filled when the model is restored or loaded; until then no scan uses it.",
+            )
+            .warn();
+            // The table's count of rows stays unknown.
+            build_result(-1.0, 0)
+        }
+    }
+}
+
+/// # Safety
+/// The arguments are those of `ambuild`.
+unsafe fn build(
+    heap: pg_sys::Relation,
+    index: IndexRelation,
+    index_info: *mut pg_sys::IndexInfo,
+    keep: fn(ModelId),
+) -> *mut pg_sys::IndexBuildResult {
     let mut build = Build {
         index,
         source: Source::for_build(index),
@@ -158,7 +203,7 @@ pub unsafe extern "C-unwind" fn ambuild(
     build.store.log_all_pages();
     if let Source::Text(_, model) = build.source {
         // A built-in one last, because that keeps others from loading models until this transaction commits.
-        model::keep(model);
+        keep(model);
     }
     build_result(heap_tuples, build.indexed)
 }
@@ -174,6 +219,10 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
         // stands for are there yet: the first row after a crash finds the model, see `insert.rs`.
         return;
     }
+    if index.column().element == Element::Text && is_empty(index) {
+        // It waits for its model, and so will its first row after a crash.
+        return;
+    }
     let source = Source::for_build(index);
     if let Some(dims) = source.dims(index) {
         let tag = source.tag().unwrap_or_default().as_bytes();
@@ -181,6 +230,11 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
             .unwrap_or_else(|error| raise(&index, error));
         store.log_all_pages();
     }
+}
+
+fn is_empty(index: IndexRelation) -> bool {
+    let pages = index.store(Logging::Deferred).page_count();
+    pages.unwrap_or_else(|error| raise(&index, error.into())) == 0
 }
 
 #[pg_guard]

@@ -3,6 +3,7 @@
 use crate::model::registry;
 use crate::pg::index_am::{option, parse_options};
 use crate::pg::report::Report;
+use crate::pg::restoring;
 use distilface_core::hnsw::{
     DEFAULT_EF_CONSTRUCTION, DEFAULT_M, EF_CONSTRUCTION_RANGE, M_RANGE, Storage,
 };
@@ -107,11 +108,12 @@ pub fn define() {
 }
 
 /// Refuses a model that is not here when the option is set, not when the index is built. While `pg_upgrade`
-/// restores the schema, none is here yet.
+/// restores the schema none is here yet, and in a restore by several jobs it may still come.
 #[pg_guard]
 unsafe extern "C-unwind" fn validate_model(name: *const std::ffi::c_char) {
     // SAFETY: set when the server starts.
-    if !name.is_null() && !unsafe { pg_sys::IsBinaryUpgrade } {
+    let later = unsafe { pg_sys::IsBinaryUpgrade } || restoring::is_restoring();
+    if !name.is_null() && !later {
         // SAFETY: PostgreSQL passes a NUL-terminated string.
         registry::by_name(&unsafe { CStr::from_ptr(name) }.to_string_lossy());
     }
