@@ -33,7 +33,7 @@ impl<'a> Pool<'a> {
         x: &[f32],
         texts: impl Iterator<Item = &'t [u32]>,
     ) {
-        let Some(share) = share(self.pooling, state, self.d.layers) else { return };
+        let Some(share) = self.pooling.share(state, self.d.layers) else { return };
         let width = self.d.hidden_padded;
         let mut start = 0;
         for (ids, sum) in texts.zip(self.out.chunks_exact_mut(self.d.hidden)) {
@@ -68,20 +68,5 @@ pub(crate) fn l2_normalize(v: &mut [f32]) {
     if sum > 0.0 {
         let factor = (1.0 / sum.sqrt()) as f32;
         v.iter_mut().for_each(|x| *x *= factor);
-    }
-}
-
-/// The weight of a state in the mean, if it has any. A model of fewer layers than the mean calls
-/// for averages what it has.
-pub(crate) fn share(pooling: Pooling, state: usize, layers: usize) -> Option<f32> {
-    let last = |n: usize| {
-        let n = n.min(layers + 1);
-        (state + n > layers).then_some(1.0 / n as f32)
-    };
-    match pooling {
-        Pooling::Cls | Pooling::Mean => last(1),
-        Pooling::MeanFirstLast => (state == 0 || state == layers).then_some(0.5),
-        Pooling::MeanLast2 => last(2),
-        Pooling::MeanLast4 => last(4),
     }
 }

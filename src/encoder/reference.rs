@@ -5,7 +5,7 @@
 //! `max_batch_tokens` padded tokens at a time; with a limit of 1 every text goes alone, without
 //! padding. Weights are the unpacked f32 ones.
 
-use super::pool::{l2_normalize, share, total_weight};
+use super::pool::{l2_normalize, total_weight};
 use super::{EncodeError, Normalization, SentenceEncoder, TokenBatch};
 use crate::model::{Config, ModelError, Pooling, Tensors};
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
@@ -201,7 +201,7 @@ impl Reference {
             if state > 0 {
                 x = self.layer(&self.layers[state - 1], &x, &mask, heads)?;
             }
-            if let Some(share) = share(self.pooling, state, self.layers.len()) {
+            if let Some(share) = self.pooling.share(state, self.layers.len()) {
                 let vectors = mean.matmul(&x)?.squeeze(1)?;
                 pooled = (pooled + (vectors * f64::from(share))?)?;
             }

@@ -177,6 +177,21 @@ impl Pooling {
         }
     }
 
+    /// The weight of a state in the mean, if it has any, state 0 being the embedding output and state n layer
+    /// n's. A model of fewer layers than the mean calls for averages what it has.
+    pub fn share(self, state: usize, layers: usize) -> Option<f32> {
+        let last = |n: usize| {
+            let n = n.min(layers + 1);
+            (state + n > layers).then_some(1.0 / n as f32)
+        };
+        match self {
+            Pooling::Cls | Pooling::Mean => last(1),
+            Pooling::MeanFirstLast => (state == 0 || state == layers).then_some(0.5),
+            Pooling::MeanLast2 => last(2),
+            Pooling::MeanLast4 => last(4),
+        }
+    }
+
     /// The weight of each state in the mean that is pooled, the embedding output first and the
     /// last layer last, `layers` + 1 in all. They add up to 1. A model of fewer layers than the
     /// mean calls for averages what it has.

@@ -12,7 +12,7 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use distilface_core::model::{Config, Pooling};
 use distilface_core::training::{DropoutKey, Products, dropout_mask};
 
-use super::{Dropout, Network, Texts, row_factors, share};
+use super::{Dropout, Network, Texts, row_factors};
 
 /// Added to the scores of keys beyond a text's end: `exp` of it is 0 in f32.
 const MASKED: f32 = -1e9;
@@ -95,7 +95,7 @@ impl OnDevice {
             if state > 0 {
                 x = self.layer(&batch, state - 1, &x, &mask)?;
             }
-            if let Some(share) = share(self.pooling, self.config.layers, state) {
+            if let Some(share) = self.pooling.share(state, self.config.layers) {
                 states.push((&x * f64::from(share))?);
             }
         }

@@ -304,20 +304,7 @@ impl Network {
 
     /// What share a state has in the pooled vector; state 0 is the embedding output.
     fn share(&self, state: usize) -> Option<f32> {
-        share(self.pooling, self.config.layers, state)
-    }
-}
-
-fn share(pooling: Pooling, layers: usize, state: usize) -> Option<f32> {
-    let last = |n: usize| {
-        let n = n.min(layers + 1);
-        (state + n > layers).then_some(1.0 / n as f32)
-    };
-    match pooling {
-        Pooling::Cls | Pooling::Mean => last(1),
-        Pooling::MeanFirstLast => (state == 0 || state == layers).then_some(0.5),
-        Pooling::MeanLast2 => last(2),
-        Pooling::MeanLast4 => last(4),
+        self.pooling.share(state, self.config.layers)
     }
 }
 
