@@ -20,8 +20,13 @@ CREATE FUNCTION distilface.require_no_block(procedure text) RETURNS void
 CREATE FUNCTION distilface.has_worker() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'distilface_has_worker_wrapper' LANGUAGE C VOLATILE;
 
+-- Whether a model finds nothing to embed in a text. By its revision, which asks for no right to it.
+CREATE FUNCTION distilface.is_blank(body text, revision text) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'distilface_is_blank_wrapper' LANGUAGE C STABLE STRICT PARALLEL SAFE COST 20;
+
 -- What a pipeline is, with its columns as they are called now. No row where the table or a column of
--- it is gone.
+-- it is gone. Keys are those that the pipeline was made with; where it needed none, those that the
+-- table has now, to name rows by.
 CREATE TYPE distilface.pipeline AS (
 	id integer, relation regclass, form text, model text, revision text, chunk_table regclass,
 	chunk_tokens integer, chunk_overlap integer, replaces integer, adds_target boolean,
@@ -52,6 +57,24 @@ AS $$
 				AND u.conkey @> f.conkey) DESC, f.oid LIMIT 1), names)
 $$;
 
+-- The columns to know a table's rows by: its primary key, or the smallest unique key without NULLs.
+CREATE FUNCTION distilface.key_of(relation regclass, OUT names text[], OUT types text[]) LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT array_agg(a.attname::text ORDER BY u.place),
+		array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.place)
+	FROM (SELECT * FROM pg_index i
+		WHERE i.indrelid = relation AND i.indisunique AND i.indisvalid AND i.indimmediate
+			AND i.indpred IS NULL AND i.indexprs IS NULL
+			AND NOT EXISTS (SELECT FROM unnest(i.indkey::smallint[]) WITH ORDINALITY n(attnum, place)
+				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = n.attnum
+				WHERE n.place <= i.indnkeyatts AND NOT a.attnotnull)
+		ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1) i
+	CROSS JOIN LATERAL unnest(i.indkey::smallint[]) WITH ORDINALITY u(attnum, place)
+	JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+	WHERE u.place <= i.indnkeyatts
+$$;
+
 CREATE FUNCTION distilface.describe(target regclass DEFAULT NULL) RETURNS SETOF distilface.pipeline
 	LANGUAGE sql STABLE ROWS 5
 	SET search_path = pg_catalog, pg_temp SET jit = off
@@ -60,8 +83,10 @@ AS $$
 		p.chunk_overlap, p.replaces, p.adds_target, p.build_index, p.index_options, p.made_index,
 		p.filled, c.names[1],
 		CASE WHEN p.chunk_table IS NULL THEN c.names[2] ELSE 'e' END,
-		c.names[CASE WHEN p.chunk_table IS NULL THEN 3 ELSE 2 END:],
-		c.types[CASE WHEN p.chunk_table IS NULL THEN 3 ELSE 2 END:],
+		CASE WHEN p.chunk_table IS NOT NULL THEN c.names[2:] WHEN cardinality(c.names) > 2 THEN c.names[3:]
+			ELSE coalesce((SELECT k.names FROM distilface.key_of(p.relation) k), '{}') END,
+		CASE WHEN p.chunk_table IS NOT NULL THEN c.types[2:] WHEN cardinality(c.names) > 2 THEN c.types[3:]
+			ELSE coalesce((SELECT k.types FROM distilface.key_of(p.relation) k), '{}') END,
 		CASE WHEN p.chunk_table IS NULL THEN c.names[2] ELSE
 			(SELECT k.relname::text FROM pg_class k WHERE k.oid = p.chunk_table) END,
 		CASE WHEN p.chunk_table IS NOT NULL THEN distilface.chunk_keys(p.chunk_table, p.relation, c.attnums[2:], c.names[2:]) END
@@ -104,12 +129,36 @@ AS $$
 	FROM unnest(keys, types) WITH ORDINALITY k(name, type, place)
 $$;
 
--- The text of a row's key.
+-- The text of a row's key: its columns as their types write them, which is what the trigger puts into
+-- the queue. Whoever evaluates it pins the settings that types heed, see with_plain_output in Rust.
 CREATE FUNCTION distilface.key_expression(keys text[], alias text) RETURNS text LANGUAGE sql IMMUTABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'ARRAY[' || string_agg(format('%s.%I::text', alias, k.name), ', ' ORDER BY k.place) || ']::text'
+	SELECT 'ARRAY[' || string_agg(format('format(''%%s'', %s.%I)', alias, k.name), ', ' ORDER BY k.place) || ']::text'
 	FROM unnest(keys) WITH ORDINALITY k(name, place)
+$$;
+
+-- The same for a row t of a pipeline's table: its place where the table has no key.
+CREATE FUNCTION distilface.row_key(p distilface.pipeline) RETURNS text LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$ SELECT CASE WHEN cardinality(p.keys) > 0 THEN distilface.key_expression(p.keys, 't') ELSE 't.ctid::text' END $$;
+
+-- Whether a row t of a pipeline's table has a vector, or chunks.
+CREATE FUNCTION distilface.has_vector(p distilface.pipeline) RETURNS text LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN p.chunk_table IS NULL THEN format('(t.%I IS NOT NULL)', p.target)
+		ELSE format('EXISTS (SELECT FROM %s c WHERE (%s) = (%s))', p.chunk_table,
+			(SELECT string_agg(format('c.%I', k), ', ') FROM unnest(p.chunk_keys) k),
+			(SELECT string_agg(format('t.%I', k), ', ') FROM unnest(p.keys) k)) END
+$$;
+
+-- Whether it has a text and no vector.
+CREATE FUNCTION distilface.lacks_vector(p distilface.pipeline) RETURNS text LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('t.%1$I IS NOT NULL AND NOT %2$s AND NOT distilface.is_blank(t.%1$I::text, %3$L)',
+		p.source, distilface.has_vector(p), p.revision)
 $$;
 
 -- Errors that say nothing about the row at hand: they end the step, and the row is tried again.
@@ -117,20 +166,46 @@ CREATE FUNCTION distilface.is_passing(state text) RETURNS boolean LANGUAGE sql I
 	SET search_path = pg_catalog, pg_temp
 AS $$ SELECT left(state, 2) IN ('08', '25', '40', '53', '57', '58', 'XX') OR state = '55P03' $$;
 
+-- What went wrong last, for distilface.progress. A restored pipeline has no row of activity yet.
+CREATE FUNCTION distilface.note_error(pipeline integer, message text) RETURNS void LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	INSERT INTO distilface.activity (pipeline, last_error, last_error_at)
+		SELECT p.id, note_error.message, now() FROM distilface.pipelines p
+			WHERE p.id = note_error.pipeline
+		ON CONFLICT ON CONSTRAINT activity_pkey DO UPDATE
+			SET last_error = excluded.last_error, last_error_at = excluded.last_error_at
+$$;
+
+-- Notes a row that could not be embedded.
+CREATE FUNCTION distilface.note_failure(p distilface.pipeline, leaf regclass, key text, tid tid, state text, message text)
+	RETURNS void LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	INSERT INTO distilface.failed_rows AS f (pipeline, relation, key, sqlstate, error)
+		VALUES (p.id, CASE WHEN note_failure.key IS NULL THEN leaf ELSE p.relation END,
+			coalesce(note_failure.key, note_failure.tid::text), state, message)
+		ON CONFLICT ON CONSTRAINT failed_rows_pkey DO UPDATE SET sqlstate = excluded.sqlstate,
+			error = excluded.error, attempts = f.attempts + 1, failed_at = excluded.failed_at;
+	SELECT distilface.note_error(p.id, message)
+$$;
+
 -- Embeds rows of one table and writes the vectors, unless a row changed since it was read (another
 -- ctid or xmin) or somebody has it locked. Gives back the places of the rows that need nothing more.
+-- A row that was written and has no vector all the same is a bad one: looking again would never end.
 CREATE FUNCTION distilface.write_rows(p distilface.pipeline, leaf regclass, keys text[], tids tid[],
 		xmins xid[], texts text[])
 	RETURNS bigint[]
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
-	SET enable_seqscan = off
+	SET enable_seqscan = off SET lc_monetary = 'C'
 	SET "distilface.on_overflow" = 'silent'
 AS $$
 DECLARE
 	vectors @extschema@.embedding[];
 	chunks text[];
 	settled bigint[];
+	untouched bigint[];
 	own text[];
 	seqs integer[];
 	tokens integer[];
@@ -140,16 +215,20 @@ BEGIN
 	IF p.chunk_table IS NULL THEN
 		vectors := @extschema@.distilface_embed(texts, p.model);
 		EXECUTE format('WITH locked AS MATERIALIZED (
-				SELECT u.place, t.ctid AS tid, u.vector
-				FROM unnest($1, $2, $3) WITH ORDINALITY u(tid, xmin, vector, place)
+				SELECT u.place, t.ctid AS tid, u.vector, u.body
+				FROM unnest($1, $2, $3, $4) WITH ORDINALITY u(tid, xmin, vector, body, place)
 				JOIN ONLY %1$s t ON t.ctid = u.tid AND t.xmin = u.xmin
 				FOR NO KEY UPDATE OF t SKIP LOCKED
 			), written AS (
 				UPDATE ONLY %1$s t SET %2$I = l.vector FROM locked l
 				WHERE t.ctid = l.tid AND (l.vector IS NOT NULL OR t.%2$I IS NOT NULL)
+				RETURNING l.place, t.%2$I IS NOT NULL AS has
 			)
-			SELECT array_agg(place) FROM locked', leaf, p.target)
-			INTO settled USING tids, xmins, vectors;
+			SELECT array_agg(l.place), array_agg(l.place) FILTER (WHERE w.has IS NOT TRUE AND NOT distilface.is_blank(l.body, %3$L))
+			FROM locked l LEFT JOIN written w ON w.place = l.place', leaf, p.target, p.revision)
+			INTO settled, untouched USING tids, xmins, vectors, texts;
+		PERFORM distilface.note_failure(p, leaf, keys[i], tids[i], '09000',
+			'the vector was not stored: a trigger of the table left the row as it was') FROM unnest(untouched) i;
 		RETURN coalesce(settled, '{}');
 	END IF;
 
@@ -179,6 +258,12 @@ BEGIN
 		(SELECT string_agg(format('((k.key)::text[])[%s]::%s', n.place, n.type), ', ' ORDER BY n.place)
 			FROM unnest(p.key_types) WITH ORDINALITY n(type, place)))
 		USING own, seqs, chunks, tokens, starts, ends, vectors, keys, settled;
+	EXECUTE format('SELECT array_agg(k.place) FROM unnest($1, $2) WITH ORDINALITY k(key, body, place)
+			WHERE k.place = ANY ($3) AND NOT distilface.is_blank(k.body, %L) AND NOT EXISTS (SELECT FROM %s c WHERE %s)',
+		p.revision, p.chunk_table, distilface.key_condition(p.chunk_table, p.chunk_keys, p.key_types, 'c', 'k.key'))
+		INTO untouched USING keys, texts, settled;
+	PERFORM distilface.note_failure(p, leaf, keys[i], tids[i], '09000',
+		'no chunks were stored: a trigger of the table of chunks left them out') FROM unnest(untouched) i;
 	RETURN settled;
 END
 $$;
@@ -208,11 +293,7 @@ BEGIN
 		END IF;
 	END;
 	IF count = 1 THEN
-		INSERT INTO distilface.failed_rows AS f (pipeline, relation, key, sqlstate, error)
-			VALUES (p.id, CASE WHEN keys[1] IS NULL THEN leaf ELSE p.relation END, coalesce(keys[1], tids[1]::text), state, message)
-			ON CONFLICT (pipeline, relation, key) DO UPDATE SET sqlstate = excluded.sqlstate,
-				error = excluded.error, attempts = f.attempts + 1, failed_at = excluded.failed_at;
-		UPDATE distilface.activity SET last_error = message, last_error_at = now() WHERE pipeline = p.id;
+		PERFORM distilface.note_failure(p, leaf, keys[1], tids[1], state, message);
 		RETURN '{1}';
 	END IF;
 	RETURN distilface.write_good_rows(p, leaf, keys[:half], tids[:half], xmins[:half], texts[:half])
@@ -229,6 +310,7 @@ CREATE FUNCTION distilface.read_keys(p distilface.pipeline, keys text[], bytes b
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+	SET timezone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'
 	SET enable_seqscan = off
 AS $$
 BEGIN
@@ -293,6 +375,7 @@ CREATE FUNCTION distilface.read_places(p distilface.pipeline, leaf regclass, aft
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+	SET timezone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'
 	-- What is left is a TID range scan, which gives places in their order.
 	SET enable_seqscan = off SET enable_indexscan = off SET enable_indexonlyscan = off
 	SET enable_bitmapscan = off SET max_parallel_workers_per_gather = 0 SET synchronize_seqscans = off
@@ -310,28 +393,112 @@ BEGIN
 END
 $$;
 
--- Fills a table in the order of its rows' places, which every table has. Rows written meanwhile are the
--- trigger's; a row that was locked is taken in another pass.
-CREATE FUNCTION distilface.backfill(p distilface.pipeline, bytes bigint,
-		OUT embedded bigint, OUT finished boolean, OUT pause double precision)
+-- The tables that a pipeline's rows lie in, each with its copy of the trigger that holds the columns: a
+-- partition that was detached and comes back has another.
+CREATE FUNCTION distilface.leaves(pipeline integer, relation regclass, OUT leaf oid, OUT mark oid) RETURNS SETOF record
+	LANGUAGE sql STABLE ROWS 10
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT c.oid, t.oid FROM (SELECT relation::oid AS oid UNION SELECT l.relid::oid FROM pg_partition_tree(relation) l) l
+	JOIN pg_class c ON c.oid = l.oid AND c.relkind = 'r'
+	JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgfoid = 'distilface.pipeline_trigger()'::regprocedure
+		AND t.tgattr <> ''::int2vector
+		AND t.tgargs = convert_to(pipeline::text, 'SQL_ASCII') || '\x00'::bytea || 'columns'::bytea || '\x00'::bytea
+$$;
+
+-- Whether a partition came since the table was filled.
+CREATE FUNCTION distilface.has_new_leaf(pipeline integer, relation regclass) RETURNS boolean LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p')
+		AND EXISTS (SELECT FROM distilface.leaves(has_new_leaf.pipeline, relation) l
+			LEFT JOIN distilface.backfills b ON b.pipeline = has_new_leaf.pipeline AND b.relation = l.leaf AND b.mark = l.mark
+			WHERE b.done IS NOT TRUE)
+$$;
+
+-- The first place of a table where a row lacks its vector, and neither waits in the queue nor failed.
+-- One statement sees each row once, wherever updates move it: what it does not find is not there.
+CREATE FUNCTION distilface.open_place(p distilface.pipeline, leaf regclass) RETURNS tid
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp SET jit = off
+	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+	SET timezone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'
+AS $$
+DECLARE
+	place tid;
+BEGIN
+	EXECUTE format('SELECT min(t.ctid) FROM ONLY %1$s t WHERE %2$s
+			AND NOT EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = $1 AND q.key = %3$s)
+			AND NOT EXISTS (SELECT FROM distilface.failed_rows f WHERE f.pipeline = $1 AND f.relation = $2 AND f.key = %3$s)',
+		leaf, distilface.lacks_vector(p), distilface.row_key(p))
+		INTO place USING p.id, CASE WHEN cardinality(p.keys) > 0 THEN p.relation ELSE leaf END;
+	RETURN place;
+END
+$$;
+
+-- The start of the page that a place lies on.
+CREATE FUNCTION distilface.page_of(place tid) RETURNS tid LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$ SELECT format('(%s,0)', (place::text::point)[0]::bigint)::tid $$;
+
+-- Where a filled table has open rows after all, it is to be filled again from there. Whether it has.
+CREATE FUNCTION distilface.look_again(p distilface.pipeline) RETURNS boolean
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
+	part record;
+	place tid;
+	found_any boolean := false;
+BEGIN
+	FOR part IN SELECT l.leaf, l.mark FROM distilface.leaves(p.id, p.relation) l LOOP
+		place := distilface.open_place(p, part.leaf);
+		found_any := found_any OR place IS NOT NULL;
+		INSERT INTO distilface.backfills AS b (pipeline, relation, mark, filenode, place, done)
+			VALUES (p.id, part.leaf, part.mark, coalesce(pg_relation_filenode(part.leaf), 0),
+				coalesce(distilface.page_of(place), '(0,0)'), place IS NULL)
+			ON CONFLICT ON CONSTRAINT backfills_pkey DO UPDATE SET mark = excluded.mark, filenode = excluded.filenode,
+				place = excluded.place, pass = 1, left_over = 0, done = excluded.done;
+	END LOOP;
+	IF found_any THEN
+		PERFORM distilface.as_keeper(p.relation, 'keeper_mark', jsonb_build_object('pipeline', p.id, 'filled', false));
+	END IF;
+	RETURN found_any;
+END
+$$;
+
+-- Fills a table in the order of its rows' places, which every table has. Rows written meanwhile are the
+-- trigger's; a row that was locked, or that an update moved to a page that was passed, is taken in
+-- another pass.
+CREATE FUNCTION distilface.backfill(p distilface.pipeline, bytes bigint,
+		OUT embedded bigint, OUT finished boolean, OUT pause double precision)
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+	SET lc_monetary = 'C'
+AS $$
+DECLARE
 	state distilface.backfills;
-	batch record;
+	keys text[];
+	tids tid[];
+	xmins xid[];
+	texts text[];
+	next_place tid;
 	open_places bigint[];
 	settled bigint[];
 BEGIN
 	embedded := 0;
 	finished := false;
 	pause := 0;
-	INSERT INTO distilface.backfills (pipeline, relation, filenode)
-		SELECT p.id, l.oid, coalesce(pg_relation_filenode(l.oid), 0)
-		FROM (SELECT p.relation::oid AS oid UNION SELECT t.relid::oid FROM pg_partition_tree(p.relation) t) l
-		JOIN pg_class c ON c.oid = l.oid AND c.relkind = 'r'
-		ON CONFLICT DO NOTHING;
-	DELETE FROM distilface.backfills b WHERE b.pipeline = p.id AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = b.relation);
+	DELETE FROM distilface.backfills b WHERE b.pipeline = p.id AND NOT EXISTS (
+		SELECT FROM distilface.leaves(p.id, p.relation) l WHERE l.leaf = b.relation AND l.mark = b.mark);
+	WITH new AS (
+		INSERT INTO distilface.backfills (pipeline, relation, mark, filenode)
+			SELECT p.id, l.leaf, l.mark, coalesce(pg_relation_filenode(l.leaf), 0)
+			FROM distilface.leaves(p.id, p.relation) l
+			ON CONFLICT DO NOTHING RETURNING relation)
+	-- Places that were noted before, as those of a table that was restored, say nothing of these rows.
+	DELETE FROM distilface.failed_rows f USING new
+		WHERE cardinality(p.keys) = 0 AND f.pipeline = p.id AND f.relation = new.relation;
 	SELECT b.* INTO state FROM distilface.backfills b WHERE b.pipeline = p.id AND NOT b.done
 		ORDER BY b.relation LIMIT 1 FOR UPDATE SKIP LOCKED;
 	IF state.pipeline IS NULL THEN
@@ -344,15 +511,17 @@ BEGIN
 		state.filenode := pg_relation_filenode(state.relation);
 		state.place := '(0,0)';
 	END IF;
-	SELECT r.* INTO batch FROM distilface.read_places(p, state.relation, state.place, bytes) r;
-	IF batch.tids IS NULL THEN
-		IF state.left_over = 0 THEN
-			UPDATE distilface.backfills b SET done = true WHERE b.pipeline = p.id AND b.relation = state.relation;
-		ELSE
-			pause := least(0.1 * state.pass, 5);
-			UPDATE distilface.backfills b SET place = '(0,0)', filenode = state.filenode, pass = b.pass + 1, left_over = 0
-				WHERE b.pipeline = p.id AND b.relation = state.relation;
-		END IF;
+	-- What came to a filled table is most often empty, or has its vectors.
+	IF NOT p.filled OR state.pass > 1 OR state.place <> '(0,0)' THEN
+		SELECT r.* INTO keys, tids, xmins, texts FROM distilface.read_places(p, state.relation, state.place, bytes) r;
+	END IF;
+	IF tids IS NULL THEN
+		next_place := distilface.open_place(p, state.relation);
+		pause := CASE WHEN state.left_over > 0 AND next_place IS NOT NULL THEN least(0.1 * state.pass, 5) ELSE 0 END;
+		UPDATE distilface.backfills b SET done = next_place IS NULL, filenode = state.filenode, left_over = 0,
+				place = coalesce(distilface.page_of(next_place), '(0,0)'), pass = b.pass + 1
+			WHERE b.pipeline = p.id AND b.relation = state.relation;
+		finished := NOT EXISTS (SELECT FROM distilface.backfills b WHERE b.pipeline = p.id AND NOT b.done);
 		RETURN;
 	END IF;
 	-- Bad rows wait for distilface_retry; a row that has chunks was done before.
@@ -361,19 +530,71 @@ BEGIN
 			AND f.relation = CASE WHEN u.key IS NULL THEN $4 ELSE $5 END)%s',
 		CASE WHEN p.chunk_table IS NULL THEN '' ELSE format(' AND NOT EXISTS (SELECT FROM %s c WHERE %s)', p.chunk_table,
 			distilface.key_condition(p.chunk_table, p.chunk_keys, p.key_types, 'c', 'u.key')) END)
-		INTO open_places USING batch.keys, batch.tids, p.id, state.relation, p.relation::oid;
+		INTO open_places USING keys, tids, p.id, state.relation, p.relation::oid;
 	settled := distilface.write_good_rows(p, state.relation,
-		ARRAY(SELECT batch.keys[i] FROM unnest(open_places) i), ARRAY(SELECT batch.tids[i] FROM unnest(open_places) i),
-		ARRAY(SELECT batch.xmins[i] FROM unnest(open_places) i), ARRAY(SELECT batch.texts[i] FROM unnest(open_places) i));
+		ARRAY(SELECT keys[i] FROM unnest(open_places) i), ARRAY(SELECT tids[i] FROM unnest(open_places) i),
+		ARRAY(SELECT xmins[i] FROM unnest(open_places) i), ARRAY(SELECT texts[i] FROM unnest(open_places) i));
 	embedded := cardinality(settled);
 	UPDATE distilface.backfills b
-		SET place = batch.tids[cardinality(batch.tids)], filenode = state.filenode,
+		SET place = tids[cardinality(tids)], filenode = state.filenode,
 			left_over = b.left_over + coalesce(cardinality(open_places), 0) - embedded
 		WHERE b.pipeline = p.id AND b.relation = state.relation;
 END
 $$;
 
--- One short transaction's worth of a pipeline's work.
+-- Rows that failed, are still there and have no vector yet. In the queue form a row keeps the vector of
+-- its former text, and what came to be right has left the list.
+CREATE FUNCTION distilface.failing(p distilface.pipeline, OUT relation regclass, OUT key text) RETURNS SETOF record
+	LANGUAGE plpgsql STABLE
+	SET search_path = pg_catalog, pg_temp SET jit = off
+	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+	SET timezone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'
+AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM distilface.failed_rows f WHERE f.pipeline = p.id) THEN
+		RETURN;
+	END IF;
+	RETURN QUERY EXECUTE format('SELECT f.relation, f.key FROM distilface.failed_rows f WHERE f.pipeline = $1
+			AND EXISTS (SELECT FROM %s t WHERE %s AND f.key = %s AND f.relation = %s)%s',
+		p.relation, CASE p.form WHEN 'queue' THEN format('t.%I IS NOT NULL', p.source) ELSE distilface.lacks_vector(p) END,
+		distilface.row_key(p), CASE WHEN cardinality(p.keys) > 0 THEN p.relation::oid::text ELSE 't.tableoid' END,
+		-- A restored table has other places.
+		CASE WHEN cardinality(p.keys) > 0 THEN '' ELSE
+			' AND EXISTS (SELECT FROM distilface.backfills b WHERE b.pipeline = $1 AND b.relation = f.relation)' END)
+		USING p.id;
+END
+$$;
+
+-- Failures of rows that were mended or deleted are none.
+CREATE FUNCTION distilface.tidy_failures(p distilface.pipeline) RETURNS void LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	DELETE FROM distilface.failed_rows f WHERE f.pipeline = p.id
+		AND NOT EXISTS (SELECT FROM distilface.failing(p) g WHERE g.relation = f.relation AND g.key = f.key)
+$$;
+
+-- With rows out of the owner's sight, a changed row would look like a deleted one.
+CREATE FUNCTION distilface.require_sight(p distilface.pipeline) RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	hidden regclass;
+BEGIN
+	SELECT r.oid::regclass INTO hidden FROM (SELECT p.relation::oid AS oid UNION SELECT p.chunk_table::oid
+			UNION SELECT l.relid::oid FROM pg_partition_tree(p.relation) l) r
+		WHERE row_security_active(r.oid) LIMIT 1;
+	IF hidden IS NOT NULL THEN
+		RAISE EXCEPTION 'table % hides rows from its owner', hidden
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+			DETAIL = 'It has FORCE ROW LEVEL SECURITY, and a pipeline works as the owner.',
+			HINT = 'ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.';
+	END IF;
+END
+$$;
+
+-- One short transaction's worth of a pipeline's work. Where args say look, a filled table is looked
+-- through for rows that lost their vector, or got none by a way that fires no trigger.
 CREATE FUNCTION distilface.owner_step(target regclass, args jsonb) RETURNS jsonb
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
@@ -386,19 +607,24 @@ DECLARE
 	per_second CONSTANT integer := current_setting('distilface.backfill_rows_per_second')::integer;
 	queue record;
 	fill record;
+	filling boolean;
 	again boolean := false;
 	pause double precision := 0;
 	written bigint := 0;
 	seconds double precision;
-	now_filled boolean;
 BEGIN
 	SELECT d.* INTO p FROM distilface.describe(owner_step.target) d WHERE d.id = (args ->> 'pipeline')::integer;
 	IF p.id IS NULL THEN
-		RETURN '{"again": false, "pause": 0, "filled": true}';
+		RETURN '{"again": false, "pause": 0, "filled": true, "gone": true}';
 	END IF;
-	now_filled := p.filled;
+	PERFORM distilface.require_sight(p);
 	-- What the table's owner put off to the end of the transaction runs now, as the owner.
 	SET CONSTRAINTS ALL IMMEDIATE;
+	IF p.form <> 'generated' AND p.filled AND (args ->> 'look')::boolean THEN
+		PERFORM distilface.tidy_failures(p);
+		p.filled := NOT distilface.look_again(p);
+	END IF;
+	filling := p.form <> 'generated' AND (NOT p.filled OR distilface.has_new_leaf(p.id, p.relation));
 	IF p.form = 'queue' OR p.chunk_table IS NOT NULL OR EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = p.id) THEN
 		SELECT q.* INTO queue FROM distilface.work_queue(p, bytes) q;
 		written := queue.embedded;
@@ -406,17 +632,19 @@ BEGIN
 		-- Whoever has the rows locked needs time.
 		pause := CASE WHEN queue.claimed > 0 AND queue.embedded = 0 THEN 0.1 ELSE 0 END;
 	END IF;
-	IF NOT p.filled THEN
+	IF filling THEN
 		again := true;
 		SELECT f.* INTO fill FROM distilface.backfill(p, bytes) f;
 		written := written + fill.embedded;
 		pause := greatest(fill.pause, pause);
-		IF fill.finished THEN
-			IF p.build_index = 'after' THEN
+		IF fill.finished AND NOT p.filled THEN
+			IF p.build_index = 'after' AND NOT p.made_index THEN
 				PERFORM distilface.build_index(p);
 			END IF;
 			PERFORM distilface.as_keeper(p.relation, 'keeper_mark', jsonb_build_object('pipeline', p.id, 'filled', true));
-			now_filled := true;
+			p.filled := true;
+		END IF;
+		IF fill.finished THEN
 			again := p.form = 'queue';
 		END IF;
 		IF per_second > 0 THEN
@@ -424,17 +652,23 @@ BEGIN
 				- extract(epoch FROM clock_timestamp() - began)::double precision);
 		END IF;
 	END IF;
+	IF NOT again THEN
+		PERFORM distilface.tidy_failures(p);
+	END IF;
 	seconds := greatest(extract(epoch FROM clock_timestamp() - began)::double precision + pause, 1e-6);
 	IF written > 0 THEN
-		UPDATE distilface.activity a SET embedded = a.embedded + written, last_run = now(),
-				rows_per_second = written / seconds * 0.3 + coalesce(a.rows_per_second, written / seconds) * 0.7
-			WHERE a.pipeline = p.id;
+		INSERT INTO distilface.activity AS a (pipeline, embedded, last_run, rows_per_second)
+			VALUES (p.id, written, now(), written / seconds)
+			ON CONFLICT ON CONSTRAINT activity_pkey DO UPDATE
+				SET embedded = a.embedded + excluded.embedded, last_run = excluded.last_run,
+					rows_per_second = excluded.rows_per_second * 0.3 + coalesce(a.rows_per_second, excluded.rows_per_second) * 0.7;
 	END IF;
-	RETURN jsonb_build_object('again', again, 'pause', pause, 'filled', now_filled);
+	RETURN jsonb_build_object('again', again, 'pause', pause, 'filled', p.filled, 'gone', false);
 END
 $$;
 
-CREATE FUNCTION distilface.step(pipeline integer, OUT again boolean, OUT pause double precision, OUT filled boolean)
+CREATE FUNCTION distilface.step(pipeline integer, look boolean DEFAULT false,
+		OUT again boolean, OUT pause double precision, OUT filled boolean, OUT gone boolean)
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
@@ -443,31 +677,85 @@ DECLARE
 	state jsonb;
 BEGIN
 	IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation) THEN
-		state := distilface.as_owner(relation, 'owner_step', jsonb_build_object('pipeline', pipeline));
+		state := distilface.as_owner(relation, 'owner_step', jsonb_build_object('pipeline', pipeline, 'look', look));
 	END IF;
 	again := coalesce((state ->> 'again')::boolean, false);
 	pause := coalesce((state ->> 'pause')::double precision, 0);
 	filled := coalesce((state ->> 'filled')::boolean, true);
+	gone := coalesce((state ->> 'gone')::boolean, true);
 END
 $$;
 
--- What the background worker calls: an error becomes a note and a rest.
-CREATE FUNCTION distilface.attempt(pipeline integer, OUT again boolean, OUT pause double precision)
+-- The same where an error must not stop the rest: it becomes a note, and what the caller is told.
+CREATE FUNCTION distilface.attempt(pipeline integer, look boolean DEFAULT false,
+		OUT again boolean, OUT pause double precision, OUT filled boolean, OUT gone boolean, OUT error jsonb)
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
+	state text;
 	message text;
+	detail text;
+	hint text;
 BEGIN
-	SELECT s.again, s.pause INTO again, pause FROM distilface.step(attempt.pipeline) s;
+	SELECT s.again, s.pause, s.filled, s.gone INTO again, pause, filled, gone
+		FROM distilface.step(attempt.pipeline, attempt.look) s;
 EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT;
+	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	-- Only who may work on a table may note something about it.
+	IF NOT EXISTS (SELECT FROM distilface.pipelines p JOIN pg_class c ON c.oid = p.relation
+			WHERE p.id = attempt.pipeline AND pg_has_role(c.relowner, 'USAGE')) THEN
+		RAISE;
+	END IF;
 	again := true;
 	pause := 10;
-	UPDATE distilface.activity a SET last_error = message, last_error_at = now() WHERE a.pipeline = attempt.pipeline;
+	filled := false;
+	gone := false;
+	error := jsonb_build_object('pipeline', pipeline, 'state', state, 'message', message, 'detail', detail, 'hint', hint);
+	PERFORM distilface.note_error(attempt.pipeline, message);
 END
 $$;
-REVOKE ALL ON FUNCTION distilface.attempt(integer) FROM PUBLIC;
+
+-- Raises what attempts came upon, where a pipeline is there to go on with.
+CREATE FUNCTION distilface.require_success(error jsonb, gone boolean DEFAULT false) RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+	IF gone THEN
+		RAISE EXCEPTION 'the pipeline was ended meanwhile' USING ERRCODE = 'object_not_in_prerequisite_state',
+			HINT = 'distilface_unvectorize and distilface_revectorize_abort do that, and so does a dropped table. See distilface.pipelines.';
+	ELSIF error ->> 'detail' <> '' AND error ->> 'hint' <> '' THEN
+		RAISE EXCEPTION '%', error ->> 'message'
+			USING ERRCODE = error ->> 'state', DETAIL = error ->> 'detail', HINT = error ->> 'hint';
+	ELSIF error ->> 'detail' <> '' THEN
+		RAISE EXCEPTION '%', error ->> 'message' USING ERRCODE = error ->> 'state', DETAIL = error ->> 'detail';
+	ELSIF error ->> 'hint' <> '' THEN
+		RAISE EXCEPTION '%', error ->> 'message' USING ERRCODE = error ->> 'state', HINT = error ->> 'hint';
+	ELSIF error IS NOT NULL THEN
+		RAISE EXCEPTION '%', error ->> 'message' USING ERRCODE = error ->> 'state';
+	END IF;
+END
+$$;
+
+-- The same at the end of a run over some pipelines.
+CREATE FUNCTION distilface.require_successes(errors jsonb[], pipelines integer[]) RETURNS void
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+	IF cardinality(pipelines) = 1 THEN
+		PERFORM distilface.require_success(errors[1]);
+	ELSIF cardinality(errors) > 0 THEN
+		RAISE EXCEPTION '% of % pipelines failed', cardinality(errors), cardinality(pipelines)
+			USING ERRCODE = errors[1] ->> 'state',
+			DETAIL = (SELECT string_agg(format('%s (pipeline %s): %s', d.relation, e ->> 'pipeline', e ->> 'message'), E'\n'
+					ORDER BY d.id)
+				FROM unnest(errors) e LEFT JOIN distilface.pipelines d ON d.id = (e ->> 'pipeline')::integer),
+			HINT = 'The others went on. See last_error of distilface.progress.';
+	END IF;
+END
+$$;
 
 CREATE FUNCTION distilface.with_work() RETURNS integer[] LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp SET jit = off
@@ -475,6 +763,7 @@ AS $$
 	SELECT coalesce(array_agg(d.id ORDER BY d.id), '{}') FROM distilface.describe() d
 	JOIN pg_class c ON c.oid = d.relation AND c.relpersistence <> 't'
 	WHERE NOT d.filled OR EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = d.id)
+		OR d.form <> 'generated' AND distilface.has_new_leaf(d.id, d.relation)
 $$;
 
 -- The chunk trigger: one row, at once.
@@ -497,7 +786,7 @@ $$;
 -- The same where a row goes from its partition: its key may come back in another.
 CREATE FUNCTION distilface.drop_chunks(pipeline integer, key text) RETURNS void
 	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off
+	SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET lc_monetary = 'C'
 AS $$
 DECLARE
 	p distilface.pipeline;
@@ -514,25 +803,36 @@ CREATE PROCEDURE distilface_run("table" regclass DEFAULT NULL)
 AS $$
 DECLARE
 	pipeline integer;
+	queue integer[];
+	look boolean;
 	more boolean;
 	wait double precision;
-	queue integer[];
+	error pg_catalog.jsonb;
+	errors pg_catalog.jsonb[];
 BEGIN
 	PERFORM distilface.require_no_block('distilface_run');
 	COMMIT;
 	queue := distilface.runnable("table");
 	COMMIT;
 	FOREACH pipeline IN ARRAY queue LOOP
+		look := "table" IS NOT NULL;
 		LOOP
-			SELECT s.again, s.pause INTO more, wait FROM distilface.step(pipeline) s;
+			SELECT s.again, s.pause, s.error INTO more, wait, error FROM distilface.attempt(pipeline, look) s;
 			COMMIT;
+			IF error IS NOT NULL THEN
+				errors := pg_catalog.array_append(errors, error);
+				EXIT;
+			END IF;
 			EXIT WHEN NOT more;
+			look := false;
 			PERFORM pg_catalog.pg_sleep(wait);
 		END LOOP;
 	END LOOP;
+	PERFORM distilface.require_successes(errors, queue);
 END
 $$;
-COMMENT ON PROCEDURE distilface_run(regclass) IS 'embeds what waits, of one table or of all that the caller owns';
+COMMENT ON PROCEDURE distilface_run(regclass) IS
+	'embeds what waits, of all tables that the caller owns or of one, which it looks through for rows without a vector';
 
 CREATE FUNCTION distilface.runnable("table" regclass) RETURNS integer[] LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp SET jit = off

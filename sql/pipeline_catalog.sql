@@ -33,7 +33,7 @@ CREATE INDEX queue_key ON distilface.queue (pipeline, key, id);
 -- Rows that could not be embedded. Where a table has no key, key is the row's place.
 CREATE TABLE distilface.failed_rows (
 	pipeline integer NOT NULL,
-	relation oid NOT NULL,
+	relation regclass NOT NULL,
 	key text NOT NULL,
 	sqlstate text NOT NULL,
 	error text NOT NULL,
@@ -42,11 +42,14 @@ CREATE TABLE distilface.failed_rows (
 	PRIMARY KEY (pipeline, relation, key)
 );
 
--- How far the filling of a table, or of each partition, has come. Not dumped: a restored table is
--- looked through from its start, and what it has it keeps.
+-- How far the filling of a table, or of each partition, has come. A row stays when it is done: a
+-- partition without one came later. Not dumped: a restored table is looked through from its start, and
+-- what it has it keeps.
 CREATE TABLE distilface.backfills (
 	pipeline integer NOT NULL REFERENCES distilface.pipelines ON DELETE CASCADE,
 	relation oid NOT NULL,
+	-- The pipeline's trigger on it: a partition that was detached and attached again has another.
+	mark oid NOT NULL,
 	filenode oid NOT NULL,
 	place tid NOT NULL DEFAULT '(0,0)',
 	pass integer NOT NULL DEFAULT 1,

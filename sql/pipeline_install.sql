@@ -126,18 +126,7 @@ BEGIN
 			coalesce((args ->> 'chunk_overlap')::integer, 0), model_name);
 	END IF;
 	IF chunked OR form = 'queue' THEN
-		SELECT array_agg(a.attname::text ORDER BY u.place),
-			array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY u.place) INTO keys, types
-			FROM (SELECT * FROM pg_index i
-				WHERE i.indrelid = owner_install.target AND i.indisunique AND i.indisvalid AND i.indimmediate
-					AND i.indpred IS NULL AND i.indexprs IS NULL
-					AND NOT EXISTS (SELECT FROM unnest(i.indkey::smallint[]) WITH ORDINALITY n(attnum, place)
-						JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = n.attnum
-						WHERE n.place <= i.indnkeyatts AND NOT a.attnotnull)
-				ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1) i
-			CROSS JOIN LATERAL unnest(i.indkey::smallint[]) WITH ORDINALITY u(attnum, place)
-			JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-			WHERE u.place <= i.indnkeyatts;
+		SELECT k.names, k.types INTO keys, types FROM distilface.key_of(owner_install.target) k;
 		IF keys IS NULL THEN
 			RAISE EXCEPTION 'table % has no key to know a row by', owner_install.target
 				USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -359,8 +348,11 @@ CREATE PROCEDURE distilface_vectorize("table" regclass, source text, target text
 AS $$
 DECLARE
 	pipeline integer;
+	look boolean := true;
 	done boolean;
+	ended boolean;
 	wait double precision;
+	error pg_catalog.jsonb;
 BEGIN
 	PERFORM distilface.require_no_block('distilface_vectorize');
 	PERFORM distilface.require('backfill', backfill::pg_catalog.text, 'It is true or false.');
@@ -373,8 +365,11 @@ BEGIN
 	COMMIT;
 	LOOP
 		EXIT WHEN NOT backfill;
-		SELECT s.filled, s.pause INTO done, wait FROM distilface.step(pipeline) s;
+		SELECT s.filled, s.gone, s.pause, s.error INTO done, ended, wait, error
+			FROM distilface.attempt(pipeline, look) s;
 		COMMIT;
+		PERFORM distilface.require_success(error, ended);
+		look := false;
 		EXIT WHEN done;
 		PERFORM pg_catalog.pg_sleep(wait);
 	END LOOP;

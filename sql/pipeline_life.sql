@@ -11,15 +11,17 @@ DECLARE
 	part bigint;
 BEGIN
 	FOR p IN SELECT * FROM distilface.describe(owner_retry.target) LOOP
-		IF cardinality(p.keys) > 0 THEN
+		PERFORM distilface.tidy_failures(p);
+		IF p.form = 'queue' OR p.chunk_table IS NOT NULL THEN
 			INSERT INTO distilface.queue (pipeline, key) SELECT p.id, f.key FROM distilface.failed_rows f WHERE f.pipeline = p.id;
 			GET DIAGNOSTICS part = ROW_COUNT;
 		ELSE
 			DELETE FROM distilface.failed_rows f WHERE f.pipeline = p.id;
 			GET DIAGNOSTICS part = ROW_COUNT;
-			IF part > 0 THEN
+			IF part > 0 AND p.filled THEN
+				PERFORM distilface.look_again(p);
+			ELSIF part > 0 THEN
 				DELETE FROM distilface.backfills b WHERE b.pipeline = p.id;
-				PERFORM distilface.as_keeper(p.relation, 'keeper_mark', jsonb_build_object('pipeline', p.id, 'filled', false));
 			END IF;
 		END IF;
 		retried := retried + part;
@@ -250,7 +252,14 @@ BEGIN
 	END;
 	SELECT d.* INTO shadow FROM distilface.describe(owner_swap.target) d WHERE d.id = (args ->> 'pipeline')::integer;
 	SELECT d.* INTO old FROM distilface.describe(owner_swap.target) d WHERE d.id = shadow.replaces;
-	IF EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = shadow.id) OR NOT shadow.filled THEN
+	IF shadow.id IS NOT NULL AND shadow.replaces IS NULL THEN
+		-- Another session's call was first.
+		RETURN '{"swapped": true}';
+	ELSIF old.id IS NULL THEN
+		PERFORM distilface.require_success(NULL, true);
+	END IF;
+	IF EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = shadow.id) OR NOT shadow.filled
+			OR distilface.has_new_leaf(shadow.id, shadow.relation) THEN
 		RETURN '{"swapped": false}';
 	END IF;
 	SELECT count(*) INTO failed FROM distilface.failed_rows f WHERE f.pipeline = shadow.id
@@ -309,6 +318,8 @@ DECLARE
 	old integer;
 	done boolean;
 	more boolean;
+	ended boolean;
+	look boolean := true;
 	wait double precision;
 BEGIN
 	PERFORM distilface.require_no_block('distilface_revectorize');
@@ -318,8 +329,10 @@ BEGIN
 	PERFORM distilface.wake_worker();
 	COMMIT;
 	LOOP
-		SELECT s.filled, s.again, s.pause INTO done, more, wait FROM distilface.step(pipeline) s;
+		SELECT s.filled, s.again, s.pause, s.gone INTO done, more, wait, ended FROM distilface.step(pipeline, look) s;
 		COMMIT;
+		look := false;
+		PERFORM distilface.require_success(NULL, ended);
 		IF done AND NOT more THEN
 			IF judgments IS NOT NULL AND ndcg_after IS NULL THEN
 				ndcg_before := distilface.ndcg(old, judgments, k);

@@ -5,28 +5,38 @@ CREATE FUNCTION distilface.owner_count(target regclass, args jsonb) RETURNS json
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
+	SET timezone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'
 AS $$
 DECLARE
 	p distilface.pipeline;
-	key text;
 	counts jsonb;
 BEGIN
 	SELECT d.* INTO p FROM distilface.describe(owner_count.target) d WHERE d.id = (args ->> 'pipeline')::integer;
-	key := CASE WHEN cardinality(p.keys) > 0 THEN distilface.key_expression(p.keys, 't') ELSE 't.ctid::text' END;
+	PERFORM distilface.require_sight(p);
 	EXECUTE format('SELECT jsonb_build_object(''done'', count(*) FILTER (WHERE has AND NOT waits AND NOT bad),
-			''pending'', count(*) FILTER (WHERE NOT bad AND (waits OR $2 AND NOT has AND body)), ''failed'', count(*) FILTER (WHERE bad))
-		FROM (SELECT %1$s AS has, t.%2$I ~ ''[^[:space:]]'' AS body, q.key IS NOT NULL AS waits, f.key IS NOT NULL AND q.key IS NULL AND NOT %1$s AS bad
-			FROM %3$s t
-			LEFT JOIN (SELECT DISTINCT w.key FROM distilface.queue w WHERE w.pipeline = $1) q ON q.key = %4$s
+			''pending'', count(*) FILTER (WHERE waits OR lacks AND NOT bad), ''failed'', count(*) FILTER (WHERE bad))
+		FROM (SELECT s.has, s.lacks, q.key IS NOT NULL AS waits, q.key IS NULL AND f.key IS NOT NULL AND (s.lacks OR $2) AS bad
+			FROM (SELECT has, t.%1$I IS NOT NULL AND CASE WHEN NOT has THEN NOT distilface.is_blank(t.%1$I::text, %2$L) ELSE false END AS lacks,
+					%3$s AS key, t.tableoid AS leaf
+				FROM %4$s t CROSS JOIN LATERAL (SELECT %5$s AS has) h) s
+			LEFT JOIN (SELECT DISTINCT w.key FROM distilface.queue w WHERE w.pipeline = $1) q ON q.key = s.key
 			LEFT JOIN (SELECT w.key, w.relation FROM distilface.failed_rows w WHERE w.pipeline = $1) f
-				ON f.key = %4$s AND f.relation IN (t.tableoid, %5$s)) s',
-		CASE WHEN p.chunk_table IS NULL THEN format('(t.%I IS NOT NULL)', p.target)
-			ELSE format('EXISTS (SELECT FROM %s c WHERE (%s) = (%s))', p.chunk_table,
-				(SELECT string_agg(format('c.%I', k), ', ') FROM unnest(p.chunk_keys) k),
-				(SELECT string_agg(format('t.%I', k), ', ') FROM unnest(p.keys) k)) END,
-		p.source, p.relation, key, p.relation::oid)
-		INTO counts USING p.id, NOT p.filled;
+				ON f.key = s.key AND f.relation IN (s.leaf, $3)) s',
+		p.source, p.revision, distilface.row_key(p), p.relation, distilface.has_vector(p))
+		INTO counts USING p.id, p.form = 'queue', p.relation::oid;
 	RETURN counts;
+END
+$$;
+
+-- The failures that are still some, see distilface.failing.
+CREATE FUNCTION distilface.owner_failing(target regclass, args jsonb) RETURNS jsonb
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+	RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('relation', g.relation::oid, 'key', g.key)), '[]')
+		FROM distilface.describe(owner_failing.target) d CROSS JOIN LATERAL distilface.failing(d) g
+		WHERE d.id = (args ->> 'pipeline')::integer);
 END
 $$;
 
@@ -67,10 +77,34 @@ CREATE VIEW distilface.progress WITH (security_barrier) AS
 GRANT SELECT ON distilface.progress TO PUBLIC;
 COMMENT ON VIEW distilface.progress IS 'how far each pipeline is, counted row by row';
 
+-- Where a table cannot be read, all that was noted about it stands.
+CREATE FUNCTION distilface.failures_of(pipeline integer, relation regclass)
+	RETURNS SETOF distilface.failed_rows
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	failing jsonb;
+BEGIN
+	IF NOT EXISTS (SELECT FROM distilface.failed_rows f WHERE f.pipeline = failures_of.pipeline) THEN
+		RETURN;
+	END IF;
+	BEGIN
+		failing := distilface.as_owner(relation, 'owner_failing', jsonb_build_object('pipeline', pipeline));
+	EXCEPTION WHEN OTHERS THEN
+		NULL;
+	END;
+	RETURN QUERY SELECT f.* FROM distilface.failed_rows f WHERE f.pipeline = failures_of.pipeline
+		AND (failing IS NULL OR EXISTS (SELECT FROM jsonb_to_recordset(failing) g(relation oid, key text)
+			WHERE g.relation = f.relation AND g.key = f.key));
+END
+$$;
+
 CREATE VIEW distilface.failures WITH (security_barrier) AS
 	SELECT p.relation AS "table", f.pipeline, f.key, f.sqlstate, f.error, f.attempts, f.failed_at
-	FROM distilface.failed_rows f JOIN distilface.pipelines p ON p.id = f.pipeline
+	FROM distilface.pipelines p
 	JOIN pg_catalog.pg_class c ON c.oid = p.relation
+	CROSS JOIN LATERAL distilface.failures_of(p.id, p.relation) f
 	WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
 GRANT SELECT ON distilface.failures TO PUBLIC;
 COMMENT ON VIEW distilface.failures IS 'rows that could not be embedded, with their error';

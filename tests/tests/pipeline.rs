@@ -109,7 +109,9 @@ fn two_sessions_that_finish_a_pipeline_build_one_index() {
     first.sql("CREATE TABLE docs (body text); INSERT INTO docs VALUES ('one'), ('two')");
     first.sql("CALL distilface_vectorize('docs', 'body', 'e')");
     // As it is between the last row and the index.
-    first.sql("DROP INDEX docs_e_idx; UPDATE distilface.pipelines SET filled = false");
+    first.sql(
+        "DROP INDEX docs_e_idx; UPDATE distilface.pipelines SET filled = false, made_index = false",
+    );
     let id = first.one("SELECT id FROM distilface.pipelines");
     let step = format!("SELECT filled FROM distilface.step({id})");
     first.sql("BEGIN");

@@ -104,6 +104,24 @@ fn distilface_token_count_model(text: &[u8], model: &[u8]) -> i32 {
     token_count(named(model), text)
 }
 
+/// Whether the model of a revision embeds nothing of a text.
+///
+/// # Errors
+/// Raises 42704 where no model of that revision is here.
+#[pg_extern(sql = false)]
+fn distilface_is_blank(text: &[u8], revision: &[u8]) -> bool {
+    let revision = to_utf8(revision);
+    let Some(model) = registry::by_revision(&revision) else {
+        Report::new(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("no model has the revision \"{revision}\""),
+        )
+        .hint("See distilface.models for the loaded ones.")
+        .raise()
+    };
+    model.encoder().tokenizer().is_blank(&to_utf8(text))
+}
+
 /// What this session has embedded: texts, tokens, texts whose vector it remembered, and in how many runs.
 #[pg_extern(sql = false)]
 fn distilface_embedded() -> TableIterator<

@@ -27,13 +27,17 @@ pub fn act_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `work` with output that reads back the same under any settings: ISO dates, exact fractions,
-/// qualified names.
+/// Runs `work` with output that is the same, and reads back the same, under any settings: ISO dates in
+/// UTC, exact fractions, qualified names. The functions in `sql/pipeline.sql` that write keys, or compare
+/// them, pin the same settings.
 pub fn with_plain_output<T>(work: impl FnOnce() -> T) -> T {
     let settings = [
         (c"datestyle", c"ISO"),
         (c"intervalstyle", c"postgres"),
         (c"extra_float_digits", c"3"),
+        (c"timezone", c"UTC"),
+        (c"bytea_output", c"hex"),
+        (c"lc_monetary", c"C"),
         (c"search_path", c"pg_catalog"),
     ];
     // SAFETY: PostgreSQL's own pattern for settings that last for a moment (postgres_fdw's

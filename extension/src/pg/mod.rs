@@ -31,6 +31,7 @@ pub mod numbers;
 pub mod operands;
 pub mod owner;
 pub mod planner;
+pub mod recovery;
 pub mod report;
 pub mod restoring;
 pub mod roles;

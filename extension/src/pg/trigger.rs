@@ -142,6 +142,13 @@ impl<'a> RowTrigger<'a> {
         }
     }
 
+    /// Whether an update makes the column NULL.
+    pub fn emptied(&self, column: i16) -> bool {
+        !self.data.tg_newtuple.is_null()
+            && self.new_value(column).is_none()
+            && self.value(self.data.tg_trigtuple, column).is_some()
+    }
+
     /// The new row's text in that column.
     pub fn text(&self, column: i16) -> Option<String> {
         // SAFETY: a column of the text types holds a varlena.

@@ -2,7 +2,7 @@
 //!
 //! A launcher, bound to no database, starts a worker in a database that was flagged: a transaction
 //! that queued a row, or made a pipeline, flags its database in shared memory when it commits. A
-//! worker repeats `distilface.step` until nothing waits, lingers for a moment and ends; so a quiet
+//! worker repeats `distilface.attempt` until nothing waits, lingers for a moment and ends; so a quiet
 //! database has no process in it, and `DROP DATABASE` need not wait for more than the moment. Once a
 //! minute the launcher looks into every database, for what a crash left. Nothing depends on the
 //! flags but how soon the work is done.

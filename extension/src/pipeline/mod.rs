@@ -2,7 +2,7 @@
 //!
 //! Most of it is SQL, see `sql/pipeline.sql`: what runs at a table is plain statements in short
 //! transactions. Here is what SQL cannot do: the row trigger, and work as the table's owner. The
-//! background worker, `pg/worker.rs`, only repeats `distilface.step`.
+//! background worker, `pg/worker.rs`, only repeats `distilface.attempt`.
 //!
 //! Who runs what: procedures are the caller's and do nothing by themselves; each step of the work
 //! goes through [`distilface_as_owner`], which asks for the owner's privileges and then acts as the
@@ -22,6 +22,7 @@ use crate::pg::acting::{act_as, with_plain_output};
 use crate::pg::embedding::Embedding;
 use crate::pg::jsonb::Jsonb;
 use crate::pg::owner;
+use crate::pg::recovery;
 use crate::pg::report::Report;
 use crate::pg::roles;
 use crate::pg::statement;
@@ -35,7 +36,7 @@ use pgrx::spi::OwnedPreparedStatement;
 const OWNER_FUNCTIONS: [&str; 6] =
     ["owner_install", "owner_step", "owner_uninstall", "owner_shadow", "owner_swap", "owner_retry"];
 /// The same of what only reads, on a standby too.
-const OWNER_READS: [&str; 3] = ["owner_count", "owner_judged", "owner_found"];
+const OWNER_READS: [&str; 4] = ["owner_count", "owner_failing", "owner_judged", "owner_found"];
 /// What writes the table of pipelines, with the rights of its owner.
 const KEEPER_FUNCTIONS: [&str; 4] =
     ["keeper_add", "keeper_mark", "keeper_replace", "keeper_forget"];
@@ -53,7 +54,8 @@ thread_local! {
 /// Calls `distilface.NAME(relation, args)` as the relation's owner.
 ///
 /// # Errors
-/// Raises 42501 where the caller lacks the owner's privileges, and 42P01 for no relation.
+/// Raises 42501 where the caller lacks the owner's privileges, 42P01 for no relation, and 25006 on a
+/// standby unless the function only reads.
 #[pg_extern(sql = false)]
 fn distilface_as_owner(relation: pg_sys::Oid, name: &str, args: Jsonb) -> Option<Jsonb> {
     let owner = owner_that_the_user_is(relation);
@@ -62,6 +64,7 @@ fn distilface_as_owner(relation: pg_sys::Oid, name: &str, args: Jsonb) -> Option
             read(&statement_of(name, &OWNER_READS), &of_table(relation, args))
         });
     }
+    recovery::refuse("a change of pipelines");
     let statement = statement_of(name, &OWNER_FUNCTIONS);
     act_as(owner, || write(&statement, &of_table(relation, args)))
 }
@@ -73,6 +76,7 @@ fn distilface_as_owner(relation: pg_sys::Oid, name: &str, args: Jsonb) -> Option
 #[pg_extern(sql = false)]
 fn distilface_as_keeper(relation: pg_sys::Oid, name: &str, args: Jsonb) -> Option<Jsonb> {
     owner_that_the_user_is(relation);
+    recovery::refuse("a change of pipelines");
     let statement = statement_of(name, &KEEPER_FUNCTIONS);
     let pipelines = table::oid_of(c"pipelines")?;
     owner::as_owner(table::owner_of(pipelines), || write(&statement, &of_table(relation, args)))
@@ -108,9 +112,10 @@ fn of_table(relation: pg_sys::Oid, args: Jsonb) -> [DatumWithOid<'static>; 2] {
 }
 
 /// # Errors
-/// Raises 25001 where the statement under way cannot commit as it goes.
+/// Raises 25001 where the statement under way cannot commit as it goes, and 25006 on a standby.
 #[pg_extern(sql = false)]
 fn distilface_require_no_block(procedure: &str) {
+    recovery::refuse(&format!("CALL {procedure}"));
     if statement::in_block() {
         Report::new(
             PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
@@ -149,20 +154,26 @@ fn distilface_pipeline_trigger(fcinfo: pg_sys::FunctionCallInfo) -> Row {
             None => trigger.row(),
         },
         (Some("enqueue"), Timing::After) => {
-            // The first is the column of vectors.
-            hand_over(&trigger, source, others.get(1..).unwrap_or_default(), 0);
+            let Some((&target, key)) = others.split_first() else { return trigger.row() };
+            if is_due(&trigger, source, key) || lost_vector(&trigger, source, target) {
+                hand_over(&trigger, key, 0);
+            }
             trigger.row()
         }
         (Some("enqueue_chunks"), Timing::After) => {
-            hand_over(&trigger, source, others, 0);
+            if is_due(&trigger, source, others) {
+                hand_over(&trigger, others, 0);
+            }
             trigger.row()
         }
         (Some("chunk"), Timing::After) => {
-            hand_over(&trigger, source, others, 1);
+            if is_due(&trigger, source, others) {
+                hand_over(&trigger, others, 1);
+            }
             trigger.row()
         }
         (Some("chunk"), Timing::AfterDelete) => {
-            hand_over(&trigger, source, others, 2);
+            hand_over(&trigger, others, 2);
             trigger.row()
         }
         (what, timing) => Report::new(
@@ -174,9 +185,10 @@ fn distilface_pipeline_trigger(fcinfo: pg_sys::FunctionCallInfo) -> Row {
     }
 }
 
-/// Puts the new text's vector into the row.
+/// Puts the new text's vector into the row, or the old one's where the update takes it away. A row that
+/// had none is the fill's: rows by the thousand, in batches.
 fn embed(trigger: &RowTrigger, source: i16, target: i16) -> Row {
-    if trigger.unchanged(source) {
+    if trigger.unchanged(source) && !trigger.emptied(target) {
         return trigger.row();
     }
     // The owner's right to the model is enough for whoever may write the table.
@@ -189,14 +201,19 @@ fn embed(trigger: &RowTrigger, source: i16, target: i16) -> Row {
     trigger.row_with(target, vector)
 }
 
+fn is_due(trigger: &RowTrigger, source: i16, key: &[i16]) -> bool {
+    !(trigger.unchanged(source) && key.iter().all(|&column| trigger.unchanged(column)))
+}
+
+/// Whether the update takes the vector from a text that has one. White space is told from afar; other
+/// texts without a vector wait in the queue once for nothing.
+fn lost_vector(trigger: &RowTrigger, source: i16, target: i16) -> bool {
+    trigger.emptied(target) && trigger.text(source).is_some_and(|text| !text.trim().is_empty())
+}
+
 /// Hands the row's key to a statement that runs as the table's owner: into the queue, to be chunked at
 /// once, or to lose its chunks.
-fn hand_over(trigger: &RowTrigger, source: i16, key: &[i16], which: usize) {
-    let unchanged =
-        trigger.unchanged(source) && key.iter().all(|&column| trigger.unchanged(column));
-    if unchanged {
-        return;
-    }
+fn hand_over(trigger: &RowTrigger, key: &[i16], which: usize) {
     let Some(pipeline) = trigger.argument(0).and_then(|argument| argument.parse::<i32>().ok())
     else {
         return;
