@@ -324,11 +324,24 @@ CREATE FUNCTION distilface.index_revision(index oid, wait boolean) RETURNS text
 	LANGUAGE C VOLATILE STRICT;
 REVOKE EXECUTE ON FUNCTION distilface.index_revision FROM PUBLIC;
 
+-- With `wait`, for a drop: waits for who rebuilds an index, and leaves out an index that any other name of
+-- its revision serves as well. In PL/pgSQL, because the table of pipelines comes later.
 CREATE FUNCTION distilface.model_uses(wait boolean, OUT name text, OUT used_by text)
 	RETURNS SETOF record
-	LANGUAGE sql VOLATILE SECURITY DEFINER
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	WITH text_index AS (
+		SELECT i.indexrelid AS index, k.relkind,
+				(SELECT substr(o, 7) FROM unnest(k.reloptions) o WHERE o LIKE 'model=_%') AS names
+			FROM pg_index i
+			JOIN pg_class k ON k.oid = i.indexrelid AND k.relkind IN ('i', 'I')
+			JOIN pg_am a ON a.oid = k.relam AND a.amname = 'distilface_hnsw'
+			JOIN pg_opclass o ON o.oid = i.indclass[0] AND o.opcintype = 'text'::regtype
+	)
 	SELECT m.name, CASE c.classid
 			WHEN 'pg_class'::regclass THEN CASE c.objsubid
 				WHEN 0 THEN 'index ' || c.objid::regclass
@@ -344,16 +357,27 @@ AS $$
 		JOIN distilface.model_calls() c ON position(quote_literal(m.name) IN c.definition) > 0
 		WHERE m.sha256 IS NOT NULL
 	UNION
-	SELECT m.name, 'index ' || i.indexrelid::regclass
-		FROM pg_index i
-		JOIN pg_class k ON k.oid = i.indexrelid AND k.relkind = 'i'
-		JOIN pg_am a ON a.oid = k.relam AND a.amname = 'distilface_hnsw'
-		JOIN pg_opclass o ON o.oid = i.indclass[0] AND o.opcintype = 'text'::regtype
-		JOIN distilface.model m ON m.sha256 IS NOT NULL
-			AND m.revision = distilface.index_revision(i.indexrelid, wait)
+	SELECT m.name, 'index ' || t.index::regclass
+		FROM text_index t JOIN distilface.model m ON m.name = t.names AND m.sha256 IS NOT NULL
+	UNION
+	-- Also what another name stands behind, until it is filled again.
+	SELECT m.name, 'index ' || t.index::regclass
+		FROM text_index t
+		JOIN distilface.model m ON m.sha256 IS NOT NULL AND m.revision = distilface.index_revision(t.index, wait)
+		LEFT JOIN distilface.model n ON n.name = t.names
+		WHERE t.relkind = 'i' AND n.revision IS DISTINCT FROM m.revision
+		AND NOT (wait AND EXISTS (SELECT FROM distilface.model o
+			WHERE o.revision = m.revision AND o.sha256 IS NOT NULL AND o.name <> m.name))
+	UNION
+	SELECT m.name, format('pipeline of table %s into %I', p.relation::regclass,
+			coalesce((SELECT d.name FROM distilface.describe(p.relation) d WHERE d.id = p.id), '?'))
+		FROM distilface.pipelines p
+		JOIN pg_class k ON k.oid = p.relation
+		JOIN distilface.model m ON m.name = p.model AND m.sha256 IS NOT NULL
 	UNION
 	SELECT m.name, 'alias ' || quote_literal(a.alias)
-		FROM distilface.model_alias a JOIN distilface.model m ON m.name = a.name
+		FROM distilface.model_alias a JOIN distilface.model m ON m.name = a.name;
+END
 $$;
 REVOKE EXECUTE ON FUNCTION distilface.model_uses FROM PUBLIC;
 
@@ -372,23 +396,21 @@ BEGIN
 			USING ERRCODE = 'invalid_transaction_state',
 			HINT = 'Drop it in a READ COMMITTED transaction.';
 	END IF;
-	-- Whoever makes what uses this model holds its row until he commits.
-	SELECT m.sha256 INTO old_sha256 FROM distilface.model m WHERE m.name = old_name FOR UPDATE;
+	-- Whoever makes what uses this model holds its row, or that of another name of its revision, until he
+	-- commits.
+	PERFORM FROM distilface.model m WHERE m.revision = (
+			SELECT o.revision FROM distilface.model o WHERE o.name = old_name)
+		ORDER BY m.name FOR UPDATE;
+	SELECT m.sha256 INTO old_sha256 FROM distilface.model m WHERE m.name = old_name;
 	PERFORM distilface.forget_gone();
 	SELECT string_agg(u.used_by, ', ' ORDER BY u.used_by COLLATE "C") INTO uses
 		FROM distilface.model_uses(true) u WHERE u.name = old_name;
-	-- Pipelines name their model in a column "model" of a table in this schema; other people's tables
-	-- may refer to the name by a foreign key.
+	-- Other people's tables may refer to the name by a foreign key.
 	FOR referring IN
 		SELECT c.conrelid::regclass AS tab, a.attname AS col
 			FROM pg_constraint c
 			JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
 			WHERE c.contype = 'f' AND c.confrelid = 'distilface.model'::regclass
-		UNION
-		SELECT k.oid::regclass, a.attname
-			FROM pg_class k JOIN pg_attribute a ON a.attrelid = k.oid AND a.attname = 'model'
-			WHERE k.relnamespace = 'distilface'::regnamespace AND k.relkind = 'r'
-			AND a.atttypid = 'text'::regtype AND NOT a.attisdropped
 	LOOP
 		EXECUTE format('SELECT count(*) FROM %s WHERE %I = $1', referring.tab, referring.col)
 			INTO rows USING old_name;

@@ -143,7 +143,10 @@ fn grantee(name: &str, role: &[u8]) -> pg_sys::Oid {
 
 #[pg_extern(sql = false)]
 fn distilface_keep_model(name: &[u8]) {
-    super::keep(registry::by_name(&to_utf8(name)));
+    let name = to_utf8(name);
+    super::keep(registry::by_name(&name));
+    // What was kept may be another name of the same revision.
+    registry::by_name(&name);
 }
 
 /// The library's models: name, revision, bytes, manifest, place.

@@ -72,6 +72,8 @@ struct Registry {
     opened: Vec<&'static Opened>,
     names: HashMap<(pg_sys::Oid, String), ModelId>,
     default: HashMap<pg_sys::Oid, ModelId>,
+    /// What names are bound to; none for those that are unknown.
+    revisions: HashMap<String, Option<String>>,
 }
 
 thread_local! {
@@ -164,6 +166,20 @@ pub fn by_name(name: &str) -> ModelId {
         registry.names.insert(key, model);
     });
     model
+}
+
+/// The revision that a name is bound to, dropped or not.
+pub fn revision_of(name: &str) -> Option<String> {
+    if let Some(known) = with_registry(|registry| registry.revisions.get(name).cloned()) {
+        return known;
+    }
+    invalidation::watch();
+    let library = || library_model(name).map(|model| model.revision().to_owned());
+    let revision = stored(name).map(|stored| stored.revision).or_else(library);
+    remember_answer(|registry| {
+        registry.revisions.insert(name.to_owned(), revision.clone());
+    });
+    revision
 }
 
 /// The model of that name, or without a name the default one. Asks no privilege: an index serves who may
@@ -305,10 +321,12 @@ fn with_registry<T>(work: impl FnOnce(&mut Registry) -> T) -> T {
             opened: BUILTIN.iter().map(open_library).collect(),
             names: HashMap::new(),
             default: HashMap::new(),
+            revisions: HashMap::new(),
         });
         if invalidation::take_changed() {
             registry.names.clear();
             registry.default.clear();
+            registry.revisions.clear();
         }
         work(registry)
     })

@@ -8,7 +8,8 @@ use super::raise;
 use super::vectors::{Source, TextDatum};
 use crate::embed::session::{self, Strictness};
 use crate::guc;
-use crate::model::{self, registry::ModelId, restore::Outcome};
+use crate::model::registry::{self, ModelId};
+use crate::model::{self, restore::Outcome};
 use crate::pg::buffers::{Logging, SharedBuffers};
 use crate::pg::index_am::{build_result, heap_tid};
 use crate::pg::interrupts;
@@ -172,6 +173,8 @@ unsafe fn build(
     if let Source::Text(_, model) = build.source {
         // Who drops the model meanwhile waits, and then finds this index.
         model::hold(model);
+        // The row may be that of another name of the same revision.
+        index.options().model().map(|name| registry::for_everybody(Some(name)));
     }
     progress(PROGRESS_SUBPHASE, PHASE_SCAN);
     // SAFETY: the heap is open; reads the clock.

@@ -46,7 +46,7 @@ impl Source {
     /// For an index with pages: text is embedded by the model whose revision it carries.
     ///
     /// # Errors
-    /// Raises 55000 where no such model is here.
+    /// Raises 55000 where no such model is here, and where the index names another one since.
     pub fn of(index: IndexRelation, store: &SharedBuffers) -> Self {
         let column = index.column();
         if column.element != Element::Text {
@@ -54,6 +54,18 @@ impl Source {
         }
         let tag = hnsw::read_tag(store).unwrap_or_else(|error| raise(&index, error));
         let revision = String::from_utf8_lossy(&tag);
+        if let Some(name) = index.options().model()
+            && registry::revision_of(name).is_some_and(|named| named != revision)
+        {
+            let index = index.name();
+            Report::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("index \"{index}\" names another model than the one that filled it"),
+            )
+            .detail(format!("It names \"{name}\" and holds vectors of model revision {revision}."))
+            .hint("REINDEX it, or go on with the vectors that it has: ALTER INDEX … RESET (model).")
+            .raise()
+        }
         let Some(model) = registry::by_revision(&revision) else {
             Report::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
