@@ -31,7 +31,7 @@ DECLARE
 	adds_target boolean := true;
 	trigger_name text;
 BEGIN
-	SELECT c.relkind, c.relpersistence, c.relforcerowsecurity, a.attname, a.attgenerated,
+	SELECT c.relkind, c.relowner, c.relpersistence, c.relforcerowsecurity, a.attname, a.attgenerated,
 		coalesce(nullif(y.typbasetype, 0), y.oid) AS type INTO described
 		FROM pg_class c
 		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = source AND a.attnum > 0 AND NOT a.attisdropped
@@ -73,6 +73,12 @@ BEGIN
 	ELSIF chunked AND form = 'generated' THEN
 		RAISE EXCEPTION 'a generated column cannot hold chunks' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Use form => ''trigger'' or ''queue'' with chunk_tokens.';
+	ELSIF EXISTS (SELECT FROM pg_partition_tree(owner_install.target) t JOIN pg_class c ON c.oid = t.relid
+			WHERE c.relowner <> described.relowner) THEN
+		RAISE EXCEPTION 'table % has partitions of other owners', owner_install.target
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+			DETAIL = 'A pipeline works as the owner of the table.',
+			HINT = 'ALTER TABLE ... OWNER TO gives a partition another owner.';
 	ELSIF EXISTS (SELECT FROM pg_inherits WHERE inhparent = owner_install.target) AND described.relkind = 'r' THEN
 		RAISE EXCEPTION 'table % has children by inheritance', owner_install.target
 			USING ERRCODE = 'feature_not_supported',
@@ -189,12 +195,16 @@ BEGIN
 	IF form <> 'generated' THEN
 		EXECUTE format('CREATE TRIGGER %I %s INSERT OR UPDATE%s ON %s FOR EACH ROW EXECUTE FUNCTION distilface.pipeline_trigger(%L, %L, %L)',
 			trigger_name, CASE WHEN form = 'trigger' AND NOT chunked THEN 'BEFORE' ELSE 'AFTER' END,
-			-- A row that moves to another partition leaves its chunks before it comes with new ones.
 			CASE WHEN form = 'trigger' AND chunked AND described.relkind = 'p' THEN ' OR DELETE' END,
 			owner_install.target, new_id,
 			CASE WHEN form = 'trigger' THEN CASE WHEN chunked THEN 'chunk' ELSE 'embed' END
 				ELSE CASE WHEN chunked THEN 'enqueue_chunks' ELSE 'enqueue' END END,
 			model_name);
+	END IF;
+	-- A row that moves to another partition leaves its chunks before it comes with new ones.
+	IF form = 'trigger' AND chunked AND described.relkind = 'p' THEN
+		EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION distilface.pipeline_trigger(%L, ''move'')',
+			trigger_name || '_move', owner_install.target, new_id);
 	END IF;
 	IF build_index = 'before' OR (form = 'generated' AND build_index = 'after') THEN
 		PERFORM distilface.build_index(p) FROM distilface.describe(owner_install.target) p WHERE p.id = new_id;

@@ -237,6 +237,19 @@ fn chunks_belong_to_who_owns_their_table() {
     assert_eq!(admin.column("SELECT DISTINCT chunk FROM parts"), ["four"]);
 }
 
+#[test]
+fn partitions_of_other_owners_are_refused() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE ROLE alice; CREATE TABLE docs (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+         CREATE TABLE docs_1 PARTITION OF docs FOR VALUES FROM (0) TO (10); ALTER TABLE docs_1 OWNER TO alice",
+    );
+    refused(&mut session, "55000", "'docs', 'body', 'e'");
+    session.sql("ALTER TABLE docs_1 OWNER TO postgres");
+    session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
+}
+
 /// The chunks of the row's new place met those of its old one on their way there.
 #[test]
 fn chunks_follow_a_row_to_another_partition() {

@@ -35,6 +35,12 @@ pub fn in_block() -> bool {
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
+/// The number of the transaction, which it gets here if it has none, and which no other one has.
+pub fn transaction() -> u64 {
+    // SAFETY: a transaction is under way wherever SQL runs.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}
+
 fn report_truncated() {
     let count = TRUNCATED.with(|count| count.replace(0));
     if count > 0 {

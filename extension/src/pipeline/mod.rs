@@ -14,7 +14,7 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::embed::session::{self, Strictness};
 use crate::model::registry;
@@ -49,6 +49,10 @@ const DROP_CHUNKS: &str = "SELECT distilface.drop_chunks($1, $2::pg_catalog.text
 thread_local! {
     static STATEMENTS: RefCell<[Option<OwnedPreparedStatement>; 3]> =
         const { RefCell::new([None, None, None]) };
+    /// The last transaction that changed a key of a partitioned table with chunks. A row that such an
+    /// UPDATE moves to another partition is deleted here and inserted there: its chunks must be gone before
+    /// the new ones come. Those of a row that is just deleted are the foreign key's to delete.
+    static MOVES: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Calls `distilface.NAME(relation, args)` as the relation's owner.
@@ -172,8 +176,16 @@ fn distilface_pipeline_trigger(fcinfo: pg_sys::FunctionCallInfo) -> Row {
             }
             trigger.row()
         }
+        (Some("move"), Timing::Before) => {
+            if !others.iter().all(|&column| trigger.unchanged(column)) {
+                MOVES.set(statement::transaction());
+            }
+            trigger.row()
+        }
         (Some("chunk"), Timing::AfterDelete) => {
-            hand_over(&trigger, others, 2);
+            if MOVES.get() == statement::transaction() {
+                hand_over(&trigger, others, 2);
+            }
             trigger.row()
         }
         (what, timing) => Report::new(
