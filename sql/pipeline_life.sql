@@ -1,4 +1,4 @@
--- The life of a pipeline: its bad rows, its end, and its move to another model.
+-- The life of a pipeline: its bad rows, its end, and how well it finds.
 
 -- Bad rows go back to what waits.
 CREATE FUNCTION distilface.owner_retry(target regclass, args jsonb) RETURNS jsonb
@@ -56,9 +56,11 @@ BEGIN
 	FOR p IN SELECT * FROM distilface.describe(owner_uninstall.target) d
 		WHERE CASE WHEN args ? 'pipeline' THEN d.id = (args ->> 'pipeline')::integer
 			ELSE (args ->> 'target') IS NULL
-			OR (args ->> 'target') = d.name END LOOP
+			OR (args ->> 'target') = d.name
+			-- What was to replace it, too.
+			OR d.replaces = (SELECT o.id FROM distilface.describe(owner_uninstall.target) o WHERE o.name = args ->> 'target') END LOOP
 		PERFORM distilface.drop_triggers(p.id, p.relation);
-		IF keep THEN
+		IF keep AND p.replaces IS NULL THEN
 			IF p.form = 'generated' THEN
 				EXECUTE format('ALTER TABLE %s ALTER COLUMN %I DROP EXPRESSION', p.relation, p.target);
 			END IF;
@@ -168,209 +170,6 @@ REVOKE ALL ON FUNCTION distilface.on_owner() FROM PUBLIC;
 CREATE EVENT TRIGGER distilface_on_owner ON ddl_command_end WHEN tag IN ('ALTER TABLE')
 	EXECUTE FUNCTION distilface.on_owner();
 
--- Prepares the successor of a pipeline: the same with another model, beside it, indexed while empty.
-CREATE FUNCTION distilface.owner_shadow(target regclass, args jsonb) RETURNS jsonb
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-DECLARE
-	old distilface.pipeline;
-	shadow distilface.pipeline;
-	made jsonb;
-	twin record;
-	matching integer;
-BEGIN
-	matching := 0;
-	FOR shadow IN SELECT d.* FROM distilface.describe(owner_shadow.target) d
-		WHERE d.replaces IS NULL AND ((args ->> 'target') IS NULL
-			OR (args ->> 'target') = d.name) LOOP
-		old := shadow;
-		matching := matching + 1;
-	END LOOP;
-	IF matching = 0 THEN
-		RAISE EXCEPTION 'table % is not vectorized', owner_shadow.target USING ERRCODE = 'undefined_object',
-			HINT = 'CALL distilface_vectorize(...) first. See distilface.pipelines.';
-	ELSIF matching > 1 THEN
-		RAISE EXCEPTION 'table % has % pipelines', owner_shadow.target, matching USING ERRCODE = 'ambiguous_parameter',
-			HINT = 'Say target => ''the column or chunk table''.';
-	END IF;
-	IF old.form = 'generated' THEN
-		RAISE EXCEPTION 'a generated column cannot be filled beside another' USING ERRCODE = 'feature_not_supported',
-			HINT = 'distilface_unvectorize it and CALL distilface_vectorize with the new model.';
-	END IF;
-	SELECT d.* INTO shadow FROM distilface.describe(owner_shadow.target) d WHERE d.replaces = old.id;
-	IF shadow.id IS NOT NULL THEN
-		IF shadow.model <> args ->> 'model' THEN
-			RAISE EXCEPTION '% is on its way to model "%" already', owner_shadow.target, shadow.model
-				USING ERRCODE = 'object_in_use', HINT = 'SELECT distilface_revectorize_abort(...) gives that up.';
-		END IF;
-		RETURN jsonb_build_object('pipeline', shadow.id, 'old', old.id);
-	END IF;
-	made := distilface.owner_install(owner_shadow.target, jsonb_build_object('source', old.source, 'form', old.form,
-		'target', left(old.name, 50) || '_next', 'model', args ->> 'model', 'chunk_tokens', old.chunk_tokens,
-		'chunk_overlap', old.chunk_overlap, 'build_index', 'none', 'replaces', old.id));
-	SELECT d.* INTO shadow FROM distilface.describe(owner_shadow.target) d WHERE d.id = (made ->> 'pipeline')::integer;
-	FOR twin IN
-		SELECT i.indexrelid, c.relname, m.amname, c.reloptions, pg_get_expr(i.indpred, i.indrelid) AS predicate,
-			(SELECT string_agg(format('%I %I.%I', CASE WHEN a.attname = old.target THEN shadow.target ELSE a.attname END,
-					n.nspname, o.opcname), ', ' ORDER BY u.place)
-				FROM unnest(i.indkey::smallint[]) WITH ORDINALITY u(attnum, place)
-				JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-				JOIN pg_opclass o ON o.oid = i.indclass[u.place - 1]
-				JOIN pg_namespace n ON n.oid = o.opcnamespace) AS columns
-		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
-		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-		WHERE i.indrelid = coalesce(old.chunk_table, old.relation) AND i.indisvalid AND i.indexprs IS NULL
-			AND m.amname = 'distilface_hnsw' AND a.attname = old.target LOOP
-		EXECUTE format('CREATE INDEX %I ON %s USING distilface_hnsw (%s)%s%s', left(twin.relname, 50) || '_next',
-			coalesce(shadow.chunk_table, shadow.relation), twin.columns,
-			' WITH (' || array_to_string(twin.reloptions, ', ') || ')',
-			' WHERE ' || CASE WHEN old.chunk_table IS NOT NULL THEN twin.predicate ELSE
-				regexp_replace(twin.predicate, '\m' || quote_ident(old.target) || '\M', quote_ident(shadow.target), 'g') END);
-	END LOOP;
-	RETURN jsonb_build_object('pipeline', shadow.id, 'old', old.id);
-END
-$$;
-
--- Puts the successor in the place of the pipeline, under a lock that nobody else's transaction waits
--- long for. False where the lock was not to be had, or rows came in between.
-CREATE FUNCTION distilface.owner_swap(target regclass, args jsonb) RETURNS jsonb
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-	SET lock_timeout = '1s'
-AS $$
-DECLARE
-	shadow distilface.pipeline;
-	old distilface.pipeline;
-	twin record;
-	failed bigint;
-BEGIN
-	BEGIN
-		EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', owner_swap.target);
-	EXCEPTION WHEN lock_not_available THEN
-		RETURN '{"swapped": false}';
-	END;
-	SELECT d.* INTO shadow FROM distilface.describe(owner_swap.target) d WHERE d.id = (args ->> 'pipeline')::integer;
-	SELECT d.* INTO old FROM distilface.describe(owner_swap.target) d WHERE d.id = shadow.replaces;
-	IF shadow.id IS NOT NULL AND shadow.replaces IS NULL THEN
-		-- Another session's call was first.
-		RETURN '{"swapped": true}';
-	ELSIF old.id IS NULL THEN
-		PERFORM distilface.require_success(NULL, true);
-	END IF;
-	IF EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = shadow.id) OR NOT shadow.filled
-			OR distilface.has_new_leaf(shadow.id, shadow.relation) THEN
-		RETURN '{"swapped": false}';
-	END IF;
-	SELECT count(*) INTO failed FROM distilface.failed_rows f WHERE f.pipeline = shadow.id
-		AND NOT EXISTS (SELECT FROM distilface.failed_rows o WHERE o.pipeline = old.id AND o.relation = f.relation AND o.key = f.key);
-	IF failed > 0 THEN
-		RAISE EXCEPTION '% rows could not be embedded by model "%"', failed, shadow.model
-			USING ERRCODE = 'object_not_in_prerequisite_state',
-			DETAIL = 'The table goes on with its old vectors.',
-			HINT = 'See distilface.failures. SELECT distilface_retry(...) and call again, or distilface_revectorize_abort(...).';
-	END IF;
-	-- Before the old triggers go: with them distilface.on_drop forgets what they belonged to.
-	PERFORM distilface.as_keeper(owner_swap.target, 'keeper_replace', jsonb_build_object('pipeline', shadow.id));
-	PERFORM distilface.drop_triggers(old.id, old.relation);
-	-- Views over the old vectors make this fail, and everything stays as it was.
-	IF old.chunk_table IS NOT NULL THEN
-		EXECUTE format('DROP TABLE %s', old.chunk_table);
-		EXECUTE format('ALTER TABLE %s RENAME TO %I', shadow.chunk_table, old.name);
-	ELSE
-		EXECUTE format('ALTER TABLE %s DROP COLUMN %I', old.relation, old.target);
-		EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', shadow.relation, shadow.target, old.name);
-	END IF;
-	FOR twin IN SELECT c.oid::regclass AS index, left(c.relname, -5) AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-		WHERE i.indrelid = coalesce(shadow.chunk_table, shadow.relation) AND c.relname LIKE '%\_next'
-			AND to_regclass(format('%I.%I', (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace), left(c.relname, -5))) IS NULL LOOP
-		EXECUTE format('ALTER INDEX %s RENAME TO %I', twin.index, twin.name);
-	END LOOP;
-	RETURN '{"swapped": true}';
-END
-$$;
-
-CREATE FUNCTION distilface.shadow(target regclass, model text, into_target text) RETURNS integer
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-BEGIN
-	RETURN (distilface.as_owner(target, 'owner_shadow', jsonb_build_object('model', model, 'target', into_target)) ->> 'pipeline')::integer;
-END
-$$;
-
-CREATE FUNCTION distilface.swap(target regclass, pipeline integer) RETURNS boolean
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-BEGIN
-	RETURN (distilface.as_owner(target, 'owner_swap', jsonb_build_object('pipeline', pipeline)) ->> 'swapped')::boolean;
-END
-$$;
-
-CREATE PROCEDURE distilface_revectorize("table" regclass, model text, target text DEFAULT NULL,
-	judgments regclass DEFAULT NULL, k integer DEFAULT 10,
-	INOUT ndcg_before double precision DEFAULT NULL, INOUT ndcg_after double precision DEFAULT NULL)
-	LANGUAGE plpgsql
-AS $$
-DECLARE
-	pipeline integer;
-	old integer;
-	done boolean;
-	more boolean;
-	ended boolean;
-	look boolean := true;
-	wait double precision;
-BEGIN
-	PERFORM distilface.require_no_block('distilface_revectorize');
-	COMMIT;
-	pipeline := distilface.shadow("table", model, target);
-	old := distilface.replaced(pipeline);
-	PERFORM distilface.wake_worker();
-	COMMIT;
-	LOOP
-		SELECT s.filled, s.again, s.pause, s.gone INTO done, more, wait, ended FROM distilface.step(pipeline, look) s;
-		COMMIT;
-		look := false;
-		PERFORM distilface.require_success(NULL, ended);
-		IF done AND NOT more THEN
-			IF judgments IS NOT NULL AND ndcg_after IS NULL THEN
-				ndcg_before := distilface.ndcg(old, judgments, k);
-				ndcg_after := distilface.ndcg(pipeline, judgments, k);
-			END IF;
-			done := distilface.swap("table", pipeline);
-			COMMIT;
-			EXIT WHEN done;
-			wait := 0.5;
-		END IF;
-		PERFORM pg_catalog.pg_sleep(wait);
-	END LOOP;
-END
-$$;
-COMMENT ON PROCEDURE distilface_revectorize(regclass, text, text, regclass, integer, double precision, double precision)
-	IS 'moves a table to another model while it is in use; calling it again resumes';
-
-CREATE FUNCTION distilface.replaced(pipeline integer) RETURNS integer LANGUAGE sql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$ SELECT p.replaces FROM distilface.pipelines p WHERE p.id = pipeline $$;
-
-CREATE FUNCTION distilface_revectorize_abort("table" regclass) RETURNS integer
-	LANGUAGE plpgsql
-	SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-DECLARE
-	pipeline integer;
-	ended integer := 0;
-BEGIN
-	FOR pipeline IN SELECT d.id FROM distilface.describe("table") d WHERE d.replaces IS NOT NULL LOOP
-		PERFORM distilface.as_owner("table", 'owner_uninstall', jsonb_build_object('pipeline', pipeline, 'keep_data', false));
-		ended := ended + 1;
-	END LOOP;
-	RETURN ended;
-END
-$$;
-COMMENT ON FUNCTION distilface_revectorize_abort(regclass) IS 'gives up an unfinished distilface_revectorize; the old vectors stay';
-
 -- Retrieval measured from judgments: a table with the columns query, key (of the row, as text) and
 -- gain (optional, 1 otherwise). nDCG takes the gain as it is and the discount log2(rank + 1), as
 -- trec_eval does (Jarvelin and Kekalainen 2002). A row counts once, by its best chunk. The table is
@@ -382,14 +181,13 @@ CREATE FUNCTION distilface.evaluate(pipeline integer, judgments regclass, k inte
 AS $$
 DECLARE
 	relation CONSTANT regclass := (SELECT p.relation FROM distilface.pipelines p WHERE p.id = evaluate.pipeline);
-	judged jsonb;
+	judged CONSTANT jsonb := distilface.judged(judgments, k);
 	found jsonb;
 BEGIN
-	IF k NOT BETWEEN 1 AND 1000 THEN
-		RAISE EXCEPTION 'k must be from 1 to 1000, got %', k USING ERRCODE = 'invalid_parameter_value';
+	IF relation IS NULL THEN
+		-- Gone meanwhile.
+		RETURN;
 	END IF;
-	judged := CASE WHEN (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = judgments)
-		THEN distilface.as_owner(judgments, 'owner_judged', '{}') ELSE distilface.owner_judged(judgments, '{}') END;
 	found := distilface.as_owner(relation, 'owner_found', jsonb_build_object('pipeline', pipeline, 'k', k,
 		'queries', (SELECT jsonb_agg(DISTINCT j -> 'query') FROM jsonb_array_elements(judged) j)));
 	WITH judged AS (
@@ -398,14 +196,31 @@ BEGIN
 		SELECT f.* FROM jsonb_to_recordset(found) f(query text, key text, rank bigint)
 	), scored AS (
 		SELECT a.query,
-			coalesce((SELECT sum(j.gain / log(2, (f.rank + 1)::numeric)::float8) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)
-			/ (SELECT sum(i.gain / log(2, (i.rank + 1)::numeric)::float8) FROM (
+			coalesce((SELECT sum(j.gain / log(2, (f.rank + 1)::numeric)::float8 ORDER BY f.rank) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)
+			/ (SELECT sum(i.gain / log(2, (i.rank + 1)::numeric)::float8 ORDER BY i.rank) FROM (
 				SELECT j.gain, row_number() OVER (ORDER BY j.gain DESC) AS rank FROM judged j WHERE j.query = a.query) i WHERE i.rank <= evaluate.k) AS ndcg,
 			(SELECT count(*) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query)::float8
 			/ (SELECT count(*) FROM judged j WHERE j.query = a.query) AS recall,
 			coalesce((SELECT max(1.0 / f.rank) FROM found f JOIN judged j USING (query, key) WHERE f.query = a.query), 0)::float8 AS mrr
 		FROM (SELECT DISTINCT j.query FROM judged j) a)
 	SELECT count(*), avg(s.ndcg), avg(s.recall), avg(s.mrr) INTO queries, ndcg, recall, mrr FROM scored s;
+END
+$$;
+
+CREATE FUNCTION distilface.judged(judgments regclass, k integer) RETURNS jsonb
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+	IF judgments IS NULL OR k IS NULL THEN
+		RAISE EXCEPTION 'retrieval is measured from judgments and a k' USING ERRCODE = 'null_value_not_allowed',
+			HINT = 'SELECT * FROM distilface_eval(''table'', ''judgments'', 10).';
+	ELSIF k NOT BETWEEN 1 AND 1000 THEN
+		RAISE EXCEPTION 'k must be from 1 to 1000, got %', k USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'It is how many rows are looked at for each query; 10 is usual.';
+	END IF;
+	RETURN CASE WHEN (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = judgments)
+		THEN distilface.as_owner(judgments, 'owner_judged', '{}') ELSE distilface.owner_judged(judgments, '{}') END;
 END
 $$;
 
@@ -417,16 +232,31 @@ CREATE FUNCTION distilface.owner_judged(target regclass, args jsonb) RETURNS jso
 AS $$
 DECLARE
 	columns CONSTANT text[] := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped);
+	gain CONSTANT text := CASE WHEN 'gain' = ANY (columns) THEN 'j.gain' ELSE '1' END;
+	bad record;
 	judged jsonb;
 BEGIN
 	IF NOT columns @> '{query,key}' THEN
 		RAISE EXCEPTION 'table % lacks a column query or key', target USING ERRCODE = 'undefined_column',
 			HINT = 'Judgments are rows (query text, key of a row, gain real).';
 	END IF;
+	EXECUTE format('SELECT count(*) FILTER (WHERE j.query IS NULL OR j.key IS NULL) AS nameless,
+			count(*) FILTER (WHERE j.query::text !~ ''[^[:space:]]'') AS blank,
+			count(*) FILTER (WHERE (%s)::float8 IN (''NaN'', ''Infinity'', ''-Infinity'')) AS endless FROM %s j', gain, target) INTO bad;
+	IF bad.nameless > 0 THEN
+		RAISE EXCEPTION '% judgments have no query or no key', bad.nameless USING ERRCODE = 'null_value_not_allowed',
+			HINT = format('DELETE FROM %s WHERE query IS NULL OR key IS NULL.', target);
+	ELSIF bad.blank > 0 THEN
+		RAISE EXCEPTION '% judgments have a blank query', bad.blank USING ERRCODE = 'invalid_parameter_value',
+			DETAIL = 'A blank text has no vector, and nothing is near it.',
+			HINT = format('DELETE FROM %s WHERE query !~ ''\S''.', target);
+	ELSIF bad.endless > 0 THEN
+		RAISE EXCEPTION '% judgments have a gain that is no finite number', bad.endless USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'A gain says how good the row is for the query: 1, or more for better ones; 0 is no match.';
+	END IF;
 	EXECUTE format('SELECT coalesce(jsonb_agg(j), ''[]'') FROM (
 			SELECT j.query::text AS query, j.key::text AS key, max((%1$s)::float8) AS gain FROM %2$s j
-			WHERE (%1$s) > 0 GROUP BY 1, 2) j',
-		CASE WHEN 'gain' = ANY (columns) THEN 'j.gain' ELSE '1' END, target) INTO judged;
+			WHERE (%1$s) > 0 GROUP BY 1, 2) j', gain, target) INTO judged;
 	RETURN judged;
 END
 $$;
@@ -483,17 +313,23 @@ CREATE FUNCTION distilface_eval("table" regclass, judgments regclass, k integer 
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-	pipeline integer;
-	matching integer;
+	pipelines integer[];
+	names text;
 BEGIN
-	SELECT d.id, count(*) OVER () INTO pipeline, matching FROM distilface.describe("table") d
-		WHERE distilface_eval.target IS NULL AND d.replaces IS NULL
-			OR distilface_eval.target = d.name;
-	IF matching IS DISTINCT FROM 1 THEN
-		RAISE EXCEPTION 'table % has % pipelines to choose from', "table", coalesce(matching, 0)
-			USING ERRCODE = 'ambiguous_parameter', HINT = 'Say target => ''the column or chunk table''. See distilface.pipelines.';
+	SELECT array_agg(d.id) FILTER (WHERE CASE WHEN distilface_eval.target IS NULL THEN d.replaces IS NULL ELSE d.name = distilface_eval.target END),
+			string_agg(quote_literal(d.name), ', ' ORDER BY d.id)
+		INTO pipelines, names FROM distilface.describe("table") d;
+	IF names IS NULL THEN
+		RAISE EXCEPTION 'table % is not vectorized', coalesce("table"::text, 'NULL') USING ERRCODE = 'undefined_object',
+			HINT = 'CALL distilface_vectorize(...) first. See distilface.pipelines.';
+	ELSIF pipelines IS NULL THEN
+		RAISE EXCEPTION 'table % is not vectorized into "%"', "table", distilface_eval.target USING ERRCODE = 'undefined_object',
+			HINT = format('Say target => one of %s.', names);
+	ELSIF cardinality(pipelines) > 1 THEN
+		RAISE EXCEPTION 'table % has % pipelines to choose from', "table", cardinality(pipelines)
+			USING ERRCODE = 'ambiguous_parameter', HINT = format('Say target => one of %s.', names);
 	END IF;
-	SELECT e.* INTO queries, ndcg, recall, mrr FROM distilface.evaluate(pipeline, judgments, k) e;
+	SELECT e.* INTO queries, ndcg, recall, mrr FROM distilface.evaluate(pipelines[1], judgments, k) e;
 END
 $$;
 COMMENT ON FUNCTION distilface_eval(regclass, regclass, integer, text) IS 'nDCG, recall and MRR at k, from a table of judgments';

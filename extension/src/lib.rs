@@ -56,6 +56,11 @@ pgrx::extension_sql_file!(
     name = "pipeline_life",
     requires = ["pipeline_progress"]
 );
+pgrx::extension_sql_file!(
+    "../../sql/pipeline_move.sql",
+    name = "pipeline_move",
+    requires = ["pipeline_life"]
+);
 
 /// Runs when a backend loads the library.
 #[pgrx::pg_guard]

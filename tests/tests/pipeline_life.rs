@@ -295,6 +295,7 @@ fn a_move_that_ends_early_leaves_the_old_state_whole() {
     let mut session = cluster.session();
     docs(&mut session, 100);
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
+    session.sql("SELECT distilface.shadow('docs', 'distilface-small', NULL)");
     // A view over the vectors forbids the swap.
     session.sql("CREATE VIEW near AS SELECT id, e FROM docs");
     let call = "CALL distilface_revectorize('docs', 'distilface-small')";
@@ -303,7 +304,6 @@ fn a_move_that_ends_early_leaves_the_old_state_whole() {
     assert_eq!(stale(&mut session, "docs", "body", "e"), "0", "the old vectors are kept fresh");
     assert_eq!(session.one("SELECT distilface_revectorize_abort('docs')"), "1");
     assert_eq!(session.column("SELECT target FROM distilface.describe()"), ["e"]);
-    assert_eq!(session.error(call).code.code(), "2BP01");
     session.sql("DROP VIEW near");
     session.sql(call);
     assert_eq!(stale(&mut session, "docs", "body", "e"), "0");

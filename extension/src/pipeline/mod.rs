@@ -33,8 +33,15 @@ use distilface_core::encoder::InputKind;
 use pgrx::spi::OwnedPreparedStatement;
 
 /// What of the pipelines' SQL may run as a table's owner.
-const OWNER_FUNCTIONS: [&str; 6] =
-    ["owner_install", "owner_step", "owner_uninstall", "owner_shadow", "owner_swap", "owner_retry"];
+const OWNER_FUNCTIONS: [&str; 7] = [
+    "owner_install",
+    "owner_step",
+    "owner_uninstall",
+    "owner_shadow",
+    "owner_twins",
+    "owner_swap",
+    "owner_retry",
+];
 /// The same of what only reads, on a standby too.
 const OWNER_READS: [&str; 4] = ["owner_count", "owner_failing", "owner_judged", "owner_found"];
 /// What writes the table of pipelines, with the rights of its owner.
