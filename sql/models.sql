@@ -44,7 +44,24 @@ CREATE TABLE distilface.model_role (
 SELECT pg_catalog.pg_extension_config_dump('distilface.model', '');
 SELECT pg_catalog.pg_extension_config_dump('distilface.model_part', '');
 SELECT pg_catalog.pg_extension_config_dump('distilface.model_alias', '');
-SELECT pg_catalog.pg_extension_config_dump('distilface.model_role', '');
+-- The number of a role that is gone may be another role's where it is restored.
+SELECT pg_catalog.pg_extension_config_dump('distilface.model_role',
+	'WHERE role::oid = 0::oid OR role::oid IN (SELECT r.oid FROM pg_catalog.pg_roles r)');
+
+-- DROP ROLE tells nobody: whoever writes rights takes those of roles that are gone away.
+CREATE FUNCTION distilface.forget_roles() RETURNS trigger
+	LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM distilface.model_role m
+		WHERE m.role::oid <> 0::oid AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = m.role);
+	RETURN NULL;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION distilface.forget_roles FROM PUBLIC;
+CREATE TRIGGER forget_roles BEFORE INSERT ON distilface.model_role
+	FOR EACH STATEMENT EXECUTE FUNCTION distilface.forget_roles();
 
 -- Backends remember what a name stands for until somebody writes these tables, by whatever means.
 CREATE FUNCTION distilface.models_changed() RETURNS trigger
@@ -467,6 +484,11 @@ CREATE FUNCTION distilface_model_revoke(name text, role text) RETURNS void
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION distilface_model_revoke IS 'takes back what distilface_model_grant gave';
 
+CREATE FUNCTION distilface_model_owner(name text, role text) RETURNS void
+	AS 'MODULE_PATHNAME', 'distilface_model_owner_wrapper'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION distilface_model_owner IS 'gives a loaded model another owner';
+
 -- Copies a built-in model into the tables, so that a later library takes nothing away; a loaded one is
 -- there. Who makes an index or a pipeline calls it, which also keeps the model from being dropped
 -- until he commits.
@@ -501,7 +523,8 @@ AS $$
 			FROM distilface.model_uses(false) u GROUP BY u.name
 	)
 	SELECT l.name, l.revision, l.sha256, l.source, l.bytes, l.builtin,
-		(SELECT pg_get_userbyid(r.role) FROM distilface.model_role r WHERE r.name = l.name AND r.owns),
+		(SELECT u.rolname::text FROM distilface.model_role r JOIN pg_roles u ON u.oid = r.role
+			WHERE r.name = l.name AND r.owns),
 		l.name = coalesce((SELECT a.name FROM distilface.model_alias a WHERE a.alias = 'default'),
 			(SELECT f.name FROM distilface.library_models() f WHERE f.place = 0)),
 		coalesce(u.used_by, '{}'), l.loaded_at, l.manifest

@@ -135,3 +135,43 @@ fn the_last_two_names_of_a_revision_do_not_go_at_once() {
         assert_eq!(refused.code.code(), "2BP01", "{refused}");
     });
 }
+
+#[test]
+fn a_role_that_is_gone_has_no_right_and_comes_into_no_dump() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE ROLE keeper; GRANT pg_read_server_files TO keeper; CREATE ROLE gone; CREATE ROLE team;
+         CREATE ROLE reader LOGIN; SET ROLE keeper",
+    );
+    load(&cluster, &mut session, "tiny", &TinyModel::default());
+    session.sql("RESET ROLE");
+    for role in ["gone", "team", "public"] {
+        session.sql(&format!("SELECT distilface_model_grant('tiny', '{role}')"));
+    }
+    session.sql("DROP ROLE gone; DROP ROLE keeper");
+    let owner = "SELECT coalesce(owner, 'none') FROM distilface.models WHERE name = 'tiny'";
+    assert_eq!(session.one(owner), "none");
+    let dump = cluster.dump("postgres");
+    let rights = dump.split("\nCOPY distilface.model_role").nth(1).expect("rights are dumped");
+    let rows: Vec<&str> = rights.lines().skip(1).take_while(|line| *line != "\\.").collect();
+    assert_eq!(rows, ["tiny\tteam\tf", "tiny\t-\tf"]);
+
+    session.sql("SELECT distilface_model_owner('tiny', 'reader')");
+    assert_eq!(session.one(owner), "reader");
+    assert_eq!(
+        session.column("SELECT concat_ws(' ', role, owns) FROM distilface.model_role ORDER BY 1"),
+        ["- f", "reader t", "team f"]
+    );
+    let mut reader = cluster.session_as("reader", "postgres");
+    for (role, code) in [("team", "42501"), ("public", "0LP01"), ("nobody", "42704")] {
+        let give = format!("SELECT distilface_model_owner('tiny', '{role}')");
+        assert_eq!(reader.error(&give).code.code(), code, "{role}");
+    }
+    session.sql("GRANT team TO reader");
+    reader.sql("SELECT distilface_model_owner('tiny', 'team')");
+    assert_eq!(session.one(owner), "team");
+    session.sql("REVOKE team FROM reader");
+    let error = reader.error("SELECT distilface_model_owner('tiny', 'reader')");
+    assert_eq!(error.code.code(), "42501", "{error}");
+}

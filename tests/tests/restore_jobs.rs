@@ -88,11 +88,14 @@ fn restore_into(target: &Cluster, database: &str, dump: &Path, options: &[&str])
     assert!(restored.status.success(), "{options:?}: {said}");
 }
 
+const MODELS: &str = "SELECT name, revision, sha256, builtin FROM distilface.model ORDER BY name";
+const PARTS: &str = "SELECT sha256, part, md5(content) FROM distilface.model_part ORDER BY 1, 2";
+
 /// What the restored database must have in common with its source.
 fn assert_same(source: &mut Session, restored: &mut Session, how: &str) {
     for query in [
-        "SELECT name, revision, sha256, builtin FROM distilface.model ORDER BY name",
-        "SELECT sha256, part, md5(content) FROM distilface.model_part ORDER BY 1, 2",
+        MODELS,
+        PARTS,
         "SELECT alias, name FROM distilface.model_alias",
         "SELECT name, role::text, owns FROM distilface.model_role ORDER BY 1, 2",
         "SELECT i.indexrelid::regclass::text, i.indisvalid, i.indisready, distilface.index_revision(i.indexrelid, true)
@@ -224,6 +227,45 @@ fn a_table_whose_index_waits_is_in_use_and_a_load_fills_the_index() {
     let error =
         here.error("CREATE INDEX ON s.docs USING distilface_hnsw (body) WITH (model = 'none')");
     assert_eq!(error.code.code(), "42704", "{error}");
+}
+
+/// As the documents say: nobody gets the rights of another role.
+#[test]
+fn where_a_role_is_missing_no_right_is_restored_and_no_model_is_lost() {
+    let source = this_version();
+    let mut there = source.session();
+    let dump = dump(&source, "c");
+    let target = Cluster::start();
+    target.sql("CREATE DATABASE restored TEMPLATE template0");
+    let mut command = target.program("pg_restore");
+    let done = command.args(["-j", "2", "-d", "restored"]).arg(&dump).output().expect("it runs");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(said.contains("role \"app\" does not exist"), "{said}");
+    let mut here = target.session_as("postgres", "restored");
+    for query in [MODELS, PARTS] {
+        assert_eq!(here.rows(query), there.rows(query), "{query}");
+    }
+    assert_eq!(here.one("SELECT count(*) FROM distilface.model_role"), "0");
+    here.assert_sound("s.by_name");
+}
+
+#[test]
+fn a_backup_role_needs_to_read_all_data_and_to_bypass_row_security() {
+    let source = this_version();
+    source.sql("CREATE ROLE backup LOGIN; GRANT pg_read_all_data TO backup");
+    let dump = || {
+        let mut command = source.program("pg_dump");
+        command.args(["-U", "backup", "-d", "postgres"]).output().expect("pg_dump runs")
+    };
+    let refused = String::from_utf8_lossy(&dump().stderr).into_owned();
+    assert!(refused.contains("row-level security"), "{refused}");
+    source.sql("ALTER ROLE backup BYPASSRLS");
+    let script = String::from_utf8(dump().stdout).expect("a dump in UTF-8");
+    // A line of the newest servers is another one in each dump.
+    let lines = |script: &str| -> Vec<String> {
+        script.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned).collect()
+    };
+    assert!(lines(&script) == lines(&source.dump("postgres")), "as a superuser's");
 }
 
 #[test]

@@ -122,6 +122,28 @@ fn distilface_model_revoke(name: &[u8], role: &[u8]) {
     });
 }
 
+#[pg_extern(sql = false)]
+fn distilface_model_owner(name: &[u8], role: &[u8]) {
+    let name = to_utf8(name);
+    let role = grantee(&name, role);
+    if role == pg_sys::InvalidOid {
+        Report::new(PgSqlErrorCode::ERRCODE_INVALID_GRANT_OPERATION, "public cannot own a model")
+            .hint("distilface_model_grant(model, 'public') lets everybody use it.")
+            .raise()
+    }
+    roles::require_becoming(role);
+    write(|| {
+        Spi::run_with_args(
+            "DELETE FROM distilface.model_role WHERE name = $1 AND (owns OR role = $2::oid)",
+            &[text(&name), oid(role)],
+        )?;
+        Spi::run_with_args(
+            "INSERT INTO distilface.model_role VALUES ($1, $2::oid, true)",
+            &[text(&name), oid(role)],
+        )
+    });
+}
+
 /// The role that a grant names, once the user is found to own the loaded model.
 fn grantee(name: &str, role: &[u8]) -> pg_sys::Oid {
     let stored = registry::stored(name).filter(|model| model.sha256.is_some());

@@ -42,6 +42,18 @@ pub fn owns_database() -> bool {
     }
 }
 
+/// # Errors
+/// Raises 42501 where the user cannot act as that role, which he would give something to.
+pub fn require_becoming(role: pg_sys::Oid) {
+    // SAFETY: reads the catalog's caches.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        pg_sys::check_is_member_of_role(current(), role);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::check_can_set_role(current(), role);
+    }
+}
+
 /// The role so called; `public` is every role, told by the invalid oid.
 ///
 /// # Errors
