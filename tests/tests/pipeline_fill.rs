@@ -188,7 +188,7 @@ fn an_attached_partition_is_filled() {
         "ALTER TABLE docs DETACH PARTITION docs_2; TRUNCATE docs_2; INSERT INTO docs_2 (id, body) VALUES (199, 'another');
          ALTER TABLE docs ATTACH PARTITION docs_2 FOR VALUES FROM (100) TO (200)",
     );
-    session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
+    session.sql("CALL distilface_run()");
     assert_eq!(stale(&mut session, "docs"), "0");
     // An empty one costs one look.
     session.sql("CREATE TABLE docs_3 PARTITION OF docs FOR VALUES FROM (200) TO (300)");
