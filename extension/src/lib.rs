@@ -42,9 +42,14 @@ pgrx::extension_sql_file!(
     requires = ["pipeline_catalog"]
 );
 pgrx::extension_sql_file!(
+    "../../sql/pipeline_run.sql",
+    name = "pipeline_run",
+    requires = ["pipeline"]
+);
+pgrx::extension_sql_file!(
     "../../sql/pipeline_install.sql",
     name = "pipeline_install",
-    requires = ["pipeline"]
+    requires = ["pipeline_run"]
 );
 pgrx::extension_sql_file!(
     "../../sql/pipeline_progress.sql",

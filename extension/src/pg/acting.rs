@@ -28,8 +28,8 @@ pub fn act_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `work` with output that is the same, and reads back the same, under any settings: ISO dates in
-/// UTC, exact fractions, qualified names. The functions in `sql/pipeline.sql` that write keys, or compare
-/// them, pin the same settings.
+/// UTC, exact fractions, qualified names. SQL functions that write keys, or compare them, pin the same
+/// settings.
 pub fn with_plain_output<T>(work: impl FnOnce() -> T) -> T {
     let settings = [
         (c"datestyle", c"ISO"),
