@@ -174,7 +174,8 @@ BEGIN
 			AND (o.relkind IN ('i', 'I', 't')) IS NOT TRUE
 			AND (t.tgisinternal OR t.tgfoid = 'distilface.pipeline_trigger()'::regprocedure) IS NOT TRUE
 			AND (chunked AND y.polrelid = r) IS NOT TRUE
-			AND (chunked AND k.conrelid = r AND (k.contype IN ('p', 'n') OR k.contype = 'f' AND k.confrelid = old.relation)) IS NOT TRUE
+			AND (chunked AND k.conrelid = r AND (k.contype IN ('p', 'n') OR k.conparentid <> 0
+				OR k.contype = 'f' AND k.confrelid = old.relation)) IS NOT TRUE
 		UNION ALL
 		SELECT format('the label of a provider on column %s of table %s', a.attname, a.attrelid::regclass)
 			FROM distilface.tree(coalesce(old.chunk_table, old.relation)) r JOIN pg_attribute a ON a.attrelid = r

@@ -247,6 +247,27 @@ fn a_partitioned_table_is_filled_and_followed() {
     assert_eq!(stale(&mut session, "docs", "body", "q"), "0");
 }
 
+/// Of the foreign key to a partitioned table there is a copy for each partition.
+#[test]
+fn the_chunks_of_a_partitioned_table_move_to_another_model() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE TABLE docs (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+         CREATE TABLE docs_1 PARTITION OF docs FOR VALUES FROM (0) TO (20);
+         CREATE TABLE docs_2 PARTITION OF docs FOR VALUES FROM (20) TO (100);
+         INSERT INTO docs SELECT i, 'the number ' || i FROM generate_series(1, 40) i",
+    );
+    session.sql("CALL distilface_vectorize('docs', 'body', 'parts', chunk_tokens => 16)");
+    let before = session.one("SELECT id FROM distilface.pipelines");
+    session.sql("CALL distilface_revectorize('docs', 'distilface-small')");
+    assert_ne!(session.one("SELECT id FROM distilface.pipelines"), before);
+    session.sql("DELETE FROM docs WHERE id = 30; UPDATE docs SET id = 50 WHERE id = 10");
+    assert_eq!(session.one("SELECT count(*) FROM parts JOIN docs USING (id)"), "39");
+    assert_eq!(session.one("SELECT count(*) FROM parts"), "39");
+    assert_eq!(stale(&mut session, "parts", "chunk", "e"), "0");
+}
+
 #[test]
 fn a_table_moves_to_another_model_while_it_is_in_use() {
     let cluster = Cluster::start();
