@@ -44,10 +44,11 @@ CREATE TYPE distilface.pipeline AS (
 -- A table of chunks refers to its table's key by a foreign key, which knows the columns of both, whatever
 -- they are called. Where somebody dropped it, they are taken to have the same names.
 CREATE FUNCTION distilface.chunk_keys(chunk_table regclass, relation regclass, attnums smallint[], names text[])
-	RETURNS text[] LANGUAGE sql STABLE
+	RETURNS text[] LANGUAGE plpgsql STABLE
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
-	SELECT coalesce((
+BEGIN
+	RETURN coalesce((
 		SELECT (SELECT array_agg(a.attname::text ORDER BY k.place)
 				FROM unnest(attnums) WITH ORDINALITY k(attnum, place)
 				JOIN pg_attribute a ON a.attrelid = f.conrelid
@@ -57,7 +58,8 @@ AS $$
 				AND f.confkey @> attnums AND f.confkey <@ attnums
 			-- Ours is of the table's own key.
 			ORDER BY EXISTS (SELECT FROM pg_constraint u WHERE u.conrelid = chunk_table AND u.contype = 'p'
-				AND u.conkey @> f.conkey) DESC, f.oid LIMIT 1), names)
+				AND u.conkey @> f.conkey) DESC, f.oid LIMIT 1), names);
+END
 $$;
 
 -- The columns to know a table's rows by: its primary key, or the smallest unique key without NULLs.
@@ -78,11 +80,13 @@ AS $$
 	WHERE u.place <= i.indnkeyatts
 $$;
 
+-- In PL/pgSQL, which keeps the plan: each row that is chunked at once asks.
 CREATE FUNCTION distilface.describe(target regclass DEFAULT NULL) RETURNS SETOF distilface.pipeline
-	LANGUAGE sql STABLE ROWS 5
+	LANGUAGE plpgsql STABLE ROWS 5
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
-	SELECT p.id, p.relation, p.form, p.model, p.revision, p.chunk_table, p.chunk_tokens,
+BEGIN
+	RETURN QUERY SELECT p.id, p.relation, p.form, p.model, p.revision, p.chunk_table, p.chunk_tokens,
 		p.chunk_overlap, p.replaces, p.adds_target, p.build_index, p.index_options, p.made_index,
 		p.filled, c.names[1],
 		CASE WHEN p.chunk_table IS NULL THEN c.names[2] ELSE 'e' END,
@@ -106,7 +110,8 @@ AS $$
 		JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = u.attnum
 	) c
 	WHERE describe.target IS NULL OR p.relation = describe.target
-	ORDER BY p.id
+	ORDER BY p.id;
+END
 $$;
 COMMENT ON FUNCTION distilface.describe(regclass) IS 'the pipelines of a table, with their columns';
 
