@@ -350,8 +350,8 @@ CREATE FUNCTION distilface.table_statements(old regclass, new regclass) RETURNS 
 AS $$
 	SELECT array_agg(s.statement ORDER BY s.part) FROM (
 		SELECT 1 AS part, format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', old, n.conname, o.conname) AS statement
-			FROM pg_constraint o JOIN pg_constraint n ON n.conrelid = new AND n.contype = o.contype AND n.conkey = o.conkey
-			WHERE o.conrelid = old AND o.conname <> n.conname
+			FROM pg_constraint o JOIN pg_constraint n ON n.conrelid = new AND n.contype = o.contype AND n.conkey = o.conkey AND n.conparentid = 0
+			WHERE o.conrelid = old AND o.conparentid = 0 AND o.conname <> n.conname
 		UNION ALL
 		SELECT 2, format('COMMENT ON CONSTRAINT %I ON %s IS %L', o.conname, old, obj_description(o.oid, 'pg_constraint'))
 			FROM pg_constraint o WHERE o.conrelid = old AND obj_description(o.oid, 'pg_constraint') IS NOT NULL
