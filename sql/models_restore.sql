@@ -34,9 +34,11 @@ DECLARE
 	child oid;
 BEGIN
 	LOCK TABLE distilface.unfilled IN SHARE ROW EXCLUSIVE MODE;
-	FOR noted IN SELECT u.index, u.filled, i.indisvalid
+	FOR noted IN SELECT u.index, u.filled, i.indisvalid,
+				o.opcintype = 'text'::regtype AND NOT coalesce(k.reloptions::text LIKE '%model=_%', false) AS follows_default
 			FROM distilface.unfilled u
 			LEFT JOIN (pg_index i
+				JOIN pg_opclass o ON o.oid = i.indclass[0]
 				JOIN pg_class k ON k.oid = i.indexrelid AND k.relkind = 'i'
 				JOIN pg_am a ON a.oid = k.relam AND a.amname = 'distilface_hnsw')
 			ON i.indexrelid = u.index ORDER BY u.index LOOP
@@ -49,7 +51,11 @@ BEGIN
 			OR alias_revision = distilface.index_revision(noted.index, false));
 		BEGIN
 			EXECUTE format('REINDEX INDEX %s', noted.index::regclass);
-			DELETE FROM distilface.unfilled u WHERE u.index = noted.index;
+			IF noted.follows_default AND alias_revision IS NULL THEN
+				UPDATE distilface.unfilled u SET filled = true WHERE u.index = noted.index;
+			ELSE
+				DELETE FROM distilface.unfilled u WHERE u.index = noted.index;
+			END IF;
 		EXCEPTION
 			-- Parts, rights or the whole model are still to come.
 			WHEN undefined_object OR data_corrupted OR insufficient_privilege THEN
