@@ -115,25 +115,31 @@ END
 $$;
 COMMENT ON FUNCTION distilface.describe(regclass) IS 'the pipelines of a table, with their columns';
 
--- The condition that finds a row of `alias` by `key`, the text of an array of texts. The operators
--- are those of a unique index over the key columns, whatever the search path and the types.
+-- The operator that tells a key column's values equal: that of a unique index over it, whatever the search
+-- path and the type.
+CREATE FUNCTION distilface.equality_of(relation regclass, key text) RETURNS text LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT coalesce((SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+		FROM pg_index i
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = equality_of.key
+		CROSS JOIN LATERAL unnest(i.indkey::smallint[]) WITH ORDINALITY u(attnum, place)
+		JOIN pg_opclass c ON c.oid = i.indclass[u.place - 1]
+		JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
+			AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+		JOIN pg_operator o ON o.oid = m.amopopr
+		JOIN pg_namespace n ON n.oid = o.oprnamespace
+		WHERE i.indrelid = relation AND i.indisunique AND u.attnum = a.attnum AND u.place <= i.indnkeyatts
+		LIMIT 1), 'OPERATOR(pg_catalog.=)')
+$$;
+
+-- The condition that finds a row of `alias` by `key`, the text of an array of texts.
 CREATE FUNCTION distilface.key_condition(relation regclass, keys text[], types text[], alias text, key text)
 	RETURNS text LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	SELECT string_agg(format('%s.%I %s ((%s)::text[])[%s]::%s', alias, k.name,
-		coalesce((SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
-			FROM pg_index i
-			JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = k.name
-			CROSS JOIN LATERAL unnest(i.indkey::smallint[]) WITH ORDINALITY u(attnum, place)
-			JOIN pg_opclass c ON c.oid = i.indclass[u.place - 1]
-			JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3
-				AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
-			JOIN pg_operator o ON o.oid = m.amopopr
-			JOIN pg_namespace n ON n.oid = o.oprnamespace
-			WHERE i.indrelid = relation AND i.indisunique AND u.attnum = a.attnum AND u.place <= i.indnkeyatts
-			LIMIT 1), 'OPERATOR(pg_catalog.=)'),
-		key, k.place, k.type), ' AND ' ORDER BY k.place)
+		distilface.equality_of(relation, k.name), key, k.place, k.type), ' AND ' ORDER BY k.place)
 	FROM unnest(keys, types) WITH ORDINALITY k(name, type, place)
 $$;
 
@@ -151,14 +157,19 @@ CREATE FUNCTION distilface.row_key(p distilface.pipeline) RETURNS text LANGUAGE 
 	SET search_path = pg_catalog, pg_temp
 AS $$ SELECT CASE WHEN cardinality(p.keys) > 0 THEN distilface.key_expression(p.keys, 't') ELSE 't.ctid::text' END $$;
 
+-- Whether a pipeline needs its keys, which are then columns of its trigger.
+CREATE FUNCTION distilface.has_own_keys(p distilface.pipeline) RETURNS boolean LANGUAGE sql IMMUTABLE
+	SET search_path = pg_catalog, pg_temp
+AS $$ SELECT p.form = 'queue' OR p.chunk_table IS NOT NULL $$;
+
 -- Whether a row t of a pipeline's table has a vector, or chunks.
 CREATE FUNCTION distilface.has_vector(p distilface.pipeline) RETURNS text LANGUAGE sql STABLE
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT CASE WHEN p.chunk_table IS NULL THEN format('(t.%I IS NOT NULL)', p.target)
-		ELSE format('EXISTS (SELECT FROM %s c WHERE (%s) = (%s))', p.chunk_table,
-			(SELECT string_agg(format('c.%I', k), ', ') FROM unnest(p.chunk_keys) k),
-			(SELECT string_agg(format('t.%I', k), ', ') FROM unnest(p.keys) k)) END
+		ELSE format('EXISTS (SELECT FROM %s c WHERE %s)', p.chunk_table,
+			(SELECT string_agg(format('c.%I %s t.%I', k.own, distilface.equality_of(p.chunk_table, k.own), k.name), ' AND ')
+				FROM unnest(p.chunk_keys, p.keys) k(own, name))) END
 $$;
 
 -- Whether it has a text and no vector.

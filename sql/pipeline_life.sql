@@ -12,7 +12,7 @@ DECLARE
 BEGIN
 	FOR p IN SELECT * FROM distilface.describe(owner_retry.target) LOOP
 		PERFORM distilface.tidy_failures(p);
-		IF p.form = 'queue' OR p.chunk_table IS NOT NULL THEN
+		IF distilface.has_own_keys(p) THEN
 			INSERT INTO distilface.queue (pipeline, key) SELECT p.id, f.key FROM distilface.failed_rows f WHERE f.pipeline = p.id;
 			GET DIAGNOSTICS part = ROW_COUNT;
 		ELSE

@@ -185,17 +185,24 @@ CREATE FUNCTION distilface.failing(p distilface.pipeline, OUT relation regclass,
 	SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET extra_float_digits = 3
 	SET timezone = 'UTC' SET bytea_output = 'hex' SET lc_monetary = 'C'
 AS $$
+DECLARE
+	found text;
 BEGIN
 	IF NOT EXISTS (SELECT FROM distilface.failed_rows f WHERE f.pipeline = p.id) THEN
 		RETURN;
 	END IF;
+	-- A key that the pipeline needs is looked up; another may have changed since, and places are those of
+	-- before a restore where the table has no mark yet.
+	found := CASE WHEN distilface.has_own_keys(p) THEN
+			distilface.key_condition(p.relation, p.keys, p.key_types, 't', 'f.key')
+		WHEN cardinality(p.keys) > 0 THEN
+			format('f.key = %s AND f.relation = %s', distilface.row_key(p), p.relation::oid)
+		ELSE format('f.key = %s AND f.relation = t.tableoid AND EXISTS (SELECT FROM distilface.backfills b
+				WHERE b.pipeline = $1 AND b.relation = f.relation)', distilface.row_key(p)) END;
 	RETURN QUERY EXECUTE format('SELECT f.relation, f.key FROM distilface.failed_rows f WHERE f.pipeline = $1
-			AND EXISTS (SELECT FROM %s t WHERE %s AND f.key = %s AND f.relation = %s)%s',
-		p.relation, CASE p.form WHEN 'queue' THEN format('t.%I IS NOT NULL', p.source) ELSE distilface.lacks_vector(p) END,
-		distilface.row_key(p), CASE WHEN cardinality(p.keys) > 0 THEN p.relation::oid::text ELSE 't.tableoid' END,
-		-- A restored table has other places.
-		CASE WHEN cardinality(p.keys) > 0 THEN '' ELSE
-			' AND EXISTS (SELECT FROM distilface.backfills b WHERE b.pipeline = $1 AND b.relation = f.relation)' END)
+			AND EXISTS (SELECT FROM %s t WHERE %s AND %s)',
+		p.relation, found,
+		CASE p.form WHEN 'queue' THEN format('t.%I IS NOT NULL', p.source) ELSE distilface.lacks_vector(p) END)
 		USING p.id;
 END
 $$;
@@ -287,7 +294,8 @@ BEGIN
 				- extract(epoch FROM clock_timestamp() - began)::double precision);
 		END IF;
 	END IF;
-	IF NOT again THEN
+	-- Elsewhere it is a look through the table.
+	IF NOT again AND (filling OR distilface.has_own_keys(p)) THEN
 		PERFORM distilface.tidy_failures(p);
 	END IF;
 	seconds := greatest(extract(epoch FROM clock_timestamp() - began)::double precision + pause, 1e-6);

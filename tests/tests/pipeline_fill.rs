@@ -226,6 +226,39 @@ fn a_waiting_row_is_known_by_any_key_in_any_settings() {
     assert_eq!(other.column("SELECT chunk FROM parts"), ["a dog"]);
 }
 
+/// The chunks of a row were told by `=` of the search path, which has none for a type of the user's own.
+#[test]
+fn chunks_are_known_by_keys_of_any_type() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session();
+    session.sql(
+        "CREATE SCHEMA own; SET client_min_messages = error;
+         CREATE TYPE own.nr;
+         CREATE FUNCTION own.nr_in(cstring) RETURNS own.nr LANGUAGE internal IMMUTABLE STRICT AS 'int4in';
+         CREATE FUNCTION own.nr_out(own.nr) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'int4out';
+         CREATE TYPE own.nr (INPUT = own.nr_in, OUTPUT = own.nr_out, LIKE = int4);
+         CREATE FUNCTION own.cmp(own.nr, own.nr) RETURNS int LANGUAGE internal IMMUTABLE STRICT AS 'btint4cmp'",
+    );
+    for (name, code) in
+        [("<", "int4lt"), ("<=", "int4le"), ("=", "int4eq"), (">=", "int4ge"), (">", "int4gt")]
+    {
+        session.sql(&format!(
+            "CREATE FUNCTION own.{code}(own.nr, own.nr) RETURNS boolean LANGUAGE internal IMMUTABLE STRICT AS '{code}';
+             CREATE OPERATOR own.{name} (FUNCTION = own.{code}, LEFTARG = own.nr, RIGHTARG = own.nr)"
+        ));
+    }
+    session.sql(
+        "CREATE OPERATOR CLASS own.nr_ops DEFAULT FOR TYPE own.nr USING btree AS
+           OPERATOR 1 own.<, OPERATOR 2 own.<=, OPERATOR 3 own.=, OPERATOR 4 own.>=, OPERATOR 5 own.>, FUNCTION 1 own.cmp(own.nr, own.nr);
+         CREATE TABLE docs (id own.nr PRIMARY KEY, body text); INSERT INTO docs VALUES ('1', 'a cat'), ('2', 'a dog')",
+    );
+    session.sql("CALL distilface_vectorize('docs', 'body', 'parts', chunk_tokens => 16)");
+    assert_eq!(progress(&mut session, "docs"), ["live 2 0 0"]);
+    session.sql("DELETE FROM parts WHERE chunk = 'a dog'");
+    session.sql("CALL distilface_run('docs')");
+    assert_eq!(progress(&mut session, "docs"), ["live 2 0 0"]);
+}
+
 /// A changed row that the owner could not see was taken for a deleted one, and its old vector stayed.
 #[test]
 fn rows_hidden_from_the_owner_stay_in_the_queue() {
@@ -281,7 +314,9 @@ fn a_failure_is_known_by_the_key_and_ends_with_its_cause() {
         ["1 {9}", "2 {7}", "2 {9}", "3 (0,9)"],
         "seven waits in the queue"
     );
-    session.sql("CALL distilface_run()");
+    for table in ["docs", "loose"] {
+        session.sql(&format!("CALL distilface_run('{table}')"));
+    }
     assert_eq!(session.column(failures), ["1 {9}", "2 {9}", "3 (0,9)"]);
     assert_eq!(session.one("SELECT count(*) FROM distilface.failed_rows"), "3");
     assert_eq!(session.one("SELECT distilface_retry('docs')"), "2");
