@@ -112,13 +112,17 @@ BEGIN ATOMIC
 	DELETE FROM distilface.pipelines p WHERE p.id = forget.pipeline;
 END;
 
--- The end of a session takes its temporary tables along and tells nobody.
+-- The end of a session takes its temporary tables along and tells nobody; another table may have the number
+-- then. While a dump is restored a pipeline has no triggers yet, but no progress either.
 CREATE FUNCTION distilface.forget_gone() RETURNS void
 	LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 BEGIN ATOMIC
 	SELECT distilface.forget(p.id) FROM distilface.pipelines p
-		WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.relation);
+		WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.relation)
+			OR NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p.relation AND t.tgattr <> ''::int2vector
+				AND position(convert_to(p.id::text, 'SQL_ASCII') || '\x00'::bytea IN t.tgargs) = 1)
+			AND EXISTS (SELECT FROM distilface.backfills b WHERE b.pipeline = p.id);
 END;
 
 -- What distilface.as_keeper does to distilface.pipelines, with the rights of its owner. The caller may

@@ -380,6 +380,15 @@ fn a_pipeline_goes_with_its_table_or_column_whatever_takes_it() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     assert_eq!(pipelines(&mut session), "2");
+    // As where another table got the number of the one that is gone.
+    let reused = "CREATE TABLE later (id int);
+        UPDATE distilface.pipelines SET relation = 'later'::regclass WHERE model = 'tiny'";
+    for number_is in ["", reused] {
+        session.sql(&format!(
+            "BEGIN; {number_is}; SELECT distilface_model_drop('tiny');
+             DO $$ BEGIN ASSERT (SELECT count(*) = 1 FROM distilface.pipelines); END $$; ROLLBACK"
+        ));
+    }
     session.sql("SELECT distilface_model_drop('tiny')");
     assert_eq!(session.column("SELECT relation FROM distilface.pipelines"), ["kept"]);
 }
