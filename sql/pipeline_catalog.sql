@@ -175,7 +175,7 @@ BEGIN
 		WHERE p.id = (args ->> 'pipeline')::integer AND p.relation = target AND o.relation = target;
 	PERFORM distilface.forget(old.id);
 	UPDATE distilface.pipelines p SET replaces = NULL, adds_target = old.adds_target, build_index = old.build_index,
-			index_options = old.index_options, made_index = old.made_index
+			index_options = old.index_options, made_index = old.made_index OR p.made_index
 		WHERE p.id = (args ->> 'pipeline')::integer AND p.relation = target AND old.id IS NOT NULL;
 	RETURN NULL;
 END

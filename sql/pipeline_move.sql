@@ -132,7 +132,10 @@ BEGIN
 			END IF;
 			EXECUTE format('CREATE %sINDEX %I ON %s %s', CASE WHEN missing.indisunique THEN 'UNIQUE ' ELSE '' END, name,
 				missing.place, missing.tail);
-		EXCEPTION WHEN data_exception OR invalid_parameter_value OR datatype_mismatch THEN
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			-- Those that are made stay; the rest are made before the exchange.
+			RETURN;
+		WHEN data_exception OR invalid_parameter_value OR datatype_mismatch THEN
 			RAISE EXCEPTION 'index % cannot be made over vectors of model "%"', missing.index, shadow.model
 				USING ERRCODE = 'dependent_objects_still_exist', DETAIL = SQLERRM,
 				HINT = 'Drop the index, call again, and make it anew.';
@@ -174,8 +177,9 @@ BEGIN
 			AND (o.relkind IN ('i', 'I', 't')) IS NOT TRUE
 			AND (t.tgisinternal OR t.tgfoid = 'distilface.pipeline_trigger()'::regprocedure) IS NOT TRUE
 			AND (chunked AND y.polrelid = r) IS NOT TRUE
-			AND (chunked AND k.conrelid = r AND (k.contype IN ('p', 'n') OR k.conparentid <> 0
-				OR k.contype = 'f' AND k.confrelid = old.relation)) IS NOT TRUE
+			AND (k.conparentid <> 0) IS NOT TRUE
+			AND NOT EXISTS (SELECT FROM pg_constraint n WHERE n.conrelid = shadow.chunk_table AND k.conrelid = old.chunk_table
+				AND n.contype = k.contype AND pg_get_constraintdef(n.oid) = pg_get_constraintdef(k.oid))
 		UNION ALL
 		SELECT format('the label of a provider on column %s of table %s', a.attname, a.attrelid::regclass)
 			FROM distilface.tree(coalesce(old.chunk_table, old.relation)) r JOIN pg_attribute a ON a.attrelid = r
@@ -293,33 +297,37 @@ AS $$
 DECLARE
 	name CONSTANT text := old.chunk_table::text;
 	-- What can be said only when the old names are free.
-	later text[];
+	later text[] := '{}';
+	twins regclass[] := '{}';
+	pair record;
 	statement text;
 BEGIN
-	FOR statement IN
-		WITH pairs AS (
-			SELECT o AS old, n AS new FROM distilface.twins(old, shadow) t CROSS JOIN LATERAL distilface.tree(t.index) o
-				CROSS JOIN LATERAL distilface.tree(t.twin) n
-				JOIN pg_index i ON i.indexrelid = o JOIN pg_index j ON j.indexrelid = n
-				WHERE i.indrelid = j.indrelid OR old.chunk_table IS NOT NULL)
-		SELECT format('COMMENT ON INDEX %s IS %L', p.new, obj_description(p.old, 'pg_class')) FROM pairs p
-		UNION ALL
-		SELECT format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s', p.new, a.attnum, a.attstattarget)
-			FROM pairs p JOIN pg_attribute a ON a.attrelid = p.old AND a.attstattarget >= 0
-		UNION ALL
-		SELECT format('ALTER TABLE %s CLUSTER ON %I', i.indrelid::regclass, c.relname) FROM pairs p
-			JOIN pg_index o ON o.indexrelid = p.old AND o.indisclustered JOIN pg_index i ON i.indexrelid = p.new JOIN pg_class c ON c.oid = p.new
-		UNION ALL
-		SELECT format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', i.indrelid::regclass, c.relname) FROM pairs p
-			JOIN pg_index o ON o.indexrelid = p.old AND o.indisreplident JOIN pg_index i ON i.indexrelid = p.new JOIN pg_class c ON c.oid = p.new
-		UNION ALL
-		SELECT format('ALTER INDEX %s RENAME TO %I', p.new, c.relname) FROM pairs p JOIN pg_class c ON c.oid = p.old LOOP
-		IF statement LIKE 'ALTER INDEX % RENAME TO %' THEN
-			later := later || statement;
-		ELSE
+	FOR pair IN SELECT o AS old, n AS new, c.relname, i.indisclustered, i.indisreplident, x.relname AS new_name, j.indrelid::regclass AS on_table
+		FROM distilface.twins(old, shadow) t CROSS JOIN LATERAL distilface.tree(t.index) o CROSS JOIN LATERAL distilface.tree(t.twin) n
+		JOIN pg_index i ON i.indexrelid = o JOIN pg_class c ON c.oid = o
+		JOIN pg_index j ON j.indexrelid = n JOIN pg_class x ON x.oid = n
+		WHERE i.indrelid = j.indrelid OR old.chunk_table IS NOT NULL LOOP
+		EXECUTE format('COMMENT ON INDEX %s IS %L', pair.new, obj_description(pair.old, 'pg_class'));
+		FOR statement IN SELECT format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s', pair.new, a.attnum, a.attstattarget)
+			FROM pg_attribute a WHERE a.attrelid = pair.old AND a.attstattarget >= 0 LOOP
 			EXECUTE statement;
+		END LOOP;
+		IF pair.indisclustered THEN
+			EXECUTE format('ALTER TABLE %s CLUSTER ON %I', pair.on_table, pair.new_name);
 		END IF;
+		IF pair.indisreplident THEN
+			EXECUTE format('ALTER TABLE %s REPLICA IDENTITY USING INDEX %I', pair.on_table, pair.new_name);
+		END IF;
+		later := later || format('ALTER INDEX %s RENAME TO %I', pair.new, pair.relname);
+		twins := twins || pair.new;
 	END LOOP;
+	-- The index that the successor built for itself, where the old vectors were not yet indexed.
+	later := later || ARRAY(SELECT format('ALTER INDEX %s RENAME TO %I', n, own.name)
+		FROM distilface.indexes_over(shadow) x CROSS JOIN LATERAL distilface.tree(x) n
+		JOIN pg_index i ON i.indexrelid = n JOIN pg_class c ON c.oid = i.indrelid
+		CROSS JOIN LATERAL (SELECT (coalesce(CASE WHEN old.chunk_table IS NOT NULL THEN old.name END, c.relname) || '_' || old.target || '_idx')::name AS name) own
+		WHERE shadow.made_index AND NOT x = ANY (twins)
+		AND NOT EXISTS (SELECT FROM pg_class t WHERE t.relnamespace = c.relnamespace AND t.relname = own.name));
 	IF old.chunk_table IS NULL THEN
 		PERFORM distilface.copy_column(t, old.target, t, shadow.target, true) FROM distilface.tree(old.relation) t;
 	ELSE
@@ -337,7 +345,7 @@ BEGIN
 		EXECUTE format('DROP TABLE %s', name);
 		EXECUTE format('ALTER TABLE %s RENAME TO %I', shadow.chunk_table, old.name);
 	END IF;
-	FOREACH statement IN ARRAY coalesce(later, '{}') LOOP
+	FOREACH statement IN ARRAY later LOOP
 		EXECUTE statement;
 	END LOOP;
 END
@@ -398,8 +406,8 @@ DECLARE
 	names text[];
 	made jsonb;
 BEGIN
-	-- One at a time; writers go on.
-	EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', owner_shadow.target);
+	-- All at once what comes to it in the end: who asks for more later can deadlock.
+	EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', owner_shadow.target);
 	SELECT array_agg(d.name) INTO names FROM distilface.describe(owner_shadow.target) d
 		WHERE d.replaces IS NULL AND ((args ->> 'target') IS NULL OR (args ->> 'target') = d.name);
 	IF names IS NULL THEN
@@ -415,7 +423,10 @@ BEGIN
 			HINT = 'distilface_unvectorize it and CALL distilface_vectorize with the new model.';
 	END IF;
 	SELECT d.* INTO shadow FROM distilface.describe(owner_shadow.target) d WHERE d.replaces = old.id;
-	IF shadow.id IS NULL THEN
+	IF shadow.id IS NULL AND old.model = args ->> 'model' AND old.id > (args ->> 'newest')::integer THEN
+		-- Another session made the move while this one waited.
+		RETURN jsonb_build_object('pipeline', old.id);
+	ELSIF shadow.id IS NULL THEN
 		-- A name that no column, relation or pipeline of the user's has.
 		names := CASE WHEN old.chunk_table IS NULL
 			THEN ARRAY(SELECT a.attname::text FROM distilface.tree(old.relation) t JOIN pg_attribute a ON a.attrelid = t)
@@ -436,7 +447,10 @@ BEGIN
 			USING ERRCODE = 'object_in_use', HINT = 'SELECT distilface_revectorize_abort(...) gives that up.';
 	END IF;
 	PERFORM distilface.require_movable(old, shadow);
-	PERFORM distilface.make_twins(old, shadow);
+	-- Indexes that came later are made before the exchange, while others read the table.
+	IF made IS NOT NULL THEN
+		PERFORM distilface.make_twins(old, shadow);
+	END IF;
 	BEGIN
 		PERFORM distilface.exchange(old, shadow);
 		RAISE EXCEPTION USING ERRCODE = 'DF001', MESSAGE = 'the exchange is rehearsed';
@@ -444,7 +458,7 @@ BEGIN
 		NULL;
 	END;
 	RETURN jsonb_build_object('pipeline', shadow.id);
-EXCEPTION WHEN lock_not_available THEN
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 	RETURN '{}';
 END
 $$;
@@ -456,10 +470,11 @@ CREATE FUNCTION distilface.owner_twins(target regclass, args jsonb) RETURNS json
 	SET lock_timeout = '1s'
 AS $$
 BEGIN
+	EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', owner_twins.target);
 	PERFORM distilface.make_twins(o, s) FROM distilface.describe(owner_twins.target) s
 		JOIN distilface.describe(owner_twins.target) o ON o.id = s.replaces WHERE s.id = (args ->> 'pipeline')::integer;
 	RETURN '{}';
-EXCEPTION WHEN lock_not_available THEN
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 	RETURN '{}';
 END
 $$;
@@ -483,7 +498,7 @@ BEGIN
 		IF old.chunk_table IS NOT NULL THEN
 			EXECUTE format('LOCK TABLE %s, %s IN ACCESS EXCLUSIVE MODE', old.chunk_table, shadow.chunk_table);
 		END IF;
-	EXCEPTION WHEN lock_not_available THEN
+	EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
 		RETURN '{"swapped": false}';
 	END;
 	IF shadow.id IS NOT NULL AND shadow.replaces IS NULL THEN
@@ -516,13 +531,15 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION distilface.shadow(target regclass, model text, into_target text) RETURNS integer
+-- The successor's number; newest is that of the newest pipeline when the move was asked for.
+CREATE FUNCTION distilface.shadow(target regclass, model text, into_target text, newest integer DEFAULT NULL) RETURNS integer
 	LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
 	PERFORM distilface.wake_worker();
-	RETURN (distilface.as_owner(target, 'owner_shadow', jsonb_build_object('model', model, 'target', into_target)) ->> 'pipeline')::integer;
+	RETURN (distilface.as_owner(target, 'owner_shadow', jsonb_build_object('model', model, 'target', into_target,
+		'newest', newest)) ->> 'pipeline')::integer;
 END
 $$;
 
@@ -556,6 +573,7 @@ AS $$
 DECLARE
 	pipeline integer;
 	old integer;
+	newest integer;
 	done boolean;
 	more boolean;
 	ended boolean;
@@ -564,9 +582,10 @@ DECLARE
 BEGIN
 	PERFORM distilface.require_no_block('distilface_revectorize');
 	PERFORM distilface.require_move("table", model, judgments, k);
+	newest := distilface.newest();
 	COMMIT;
 	LOOP
-		pipeline := distilface.shadow("table", model, target);
+		pipeline := distilface.shadow("table", model, target, newest);
 		COMMIT;
 		EXIT WHEN pipeline IS NOT NULL;
 		PERFORM pg_catalog.pg_sleep(0.5);
@@ -596,6 +615,10 @@ END
 $$;
 COMMENT ON PROCEDURE distilface_revectorize(regclass, text, text, regclass, integer, double precision, double precision)
 	IS 'moves a table to another model while it is in use; calling it again resumes';
+
+CREATE FUNCTION distilface.newest() RETURNS integer LANGUAGE sql
+	SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$ SELECT coalesce(max(p.id), 0) FROM distilface.pipelines p $$;
 
 CREATE FUNCTION distilface.replaced(pipeline integer) RETURNS integer LANGUAGE sql
 	SET search_path = pg_catalog, pg_temp SET jit = off

@@ -255,6 +255,8 @@ DECLARE
 	written bigint := 0;
 	seconds double precision;
 BEGIN
+	-- What is described stays as it is: a move to another model takes a lock that does not go with this one.
+	EXECUTE format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE', owner_step.target);
 	SELECT d.* INTO p FROM distilface.describe(owner_step.target) d WHERE d.id = (args ->> 'pipeline')::integer;
 	IF p.id IS NULL THEN
 		RETURN '{"again": false, "pause": 0, "filled": true, "gone": true}';

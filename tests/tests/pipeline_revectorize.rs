@@ -208,6 +208,24 @@ fn an_index_made_during_a_move_goes_over() {
     }
 }
 
+/// Where the old vectors were not indexed yet, the successor was never indexed.
+#[test]
+fn a_pipeline_that_moves_before_it_is_filled_has_its_index() {
+    let (_cluster, mut session) = start();
+    docs(&mut session);
+    for (call, index) in [("'e'", "docs_e_idx"), ("'parts', chunk_tokens => 32", "parts_e_idx")] {
+        session.sql(&format!(
+            "CALL distilface_vectorize('docs', 'body', {call}, index_options => 'm = 9', backfill => false)"
+        ));
+        session.sql("CALL distilface_revectorize('docs', 'tiny')");
+        let options =
+            session.one(&format!("SELECT reloptions FROM pg_class WHERE relname = '{index}'"));
+        assert_eq!(options, "{m=9}");
+        session.assert_sound(index);
+        session.sql("SELECT distilface_unvectorize('docs')");
+    }
+}
+
 #[test]
 fn what_cannot_go_over_is_named_before_the_fill_and_before_the_exchange() {
     let (_cluster, mut session) = start();
@@ -308,6 +326,11 @@ fn what_cannot_go_over_is_named_before_the_fill_and_before_the_exchange() {
             "ALTER TABLE parts DROP CONSTRAINT k",
         ),
         (
+            "ALTER TABLE parts DROP CONSTRAINT parts_id_fkey, ADD CONSTRAINT mine FOREIGN KEY (id) REFERENCES docs ON UPDATE CASCADE ON DELETE CASCADE DEFERRABLE",
+            "constraint mine",
+            "ALTER TABLE parts DROP CONSTRAINT mine, ADD CONSTRAINT parts_id_fkey FOREIGN KEY (id) REFERENCES docs ON UPDATE CASCADE ON DELETE CASCADE",
+        ),
+        (
             "ALTER TABLE parts ADD CONSTRAINT u UNIQUE (id, seq, tokens)",
             "constraint u",
             "ALTER TABLE parts DROP CONSTRAINT u",
@@ -387,10 +410,13 @@ fn a_move_ended_or_made_by_another_session_says_so() {
     }
     session.sql("RESET ALL; SET client_min_messages = error");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
-    // The second session finds that the first one has done it.
+    // The second session finds that the first one has done it, and does not do it again.
+    let newest = session.one("SELECT distilface.newest()");
     let pipeline = fill_beside(&mut session, "tiny");
     for _ in 0..2 {
         assert_eq!(session.one(&format!("SELECT distilface.swap('docs', {pipeline})")), "t");
+        let again = format!("SELECT distilface.shadow('docs', 'tiny', NULL, {newest})");
+        assert_eq!(session.one(&again), pipeline);
     }
     assert_eq!(session.column(PIPELINES), ["e tiny true"]);
     // What was to be replaced goes: nothing takes its place.
@@ -400,6 +426,40 @@ fn a_move_ended_or_made_by_another_session_says_so() {
     assert_eq!(error.code.code(), "55000", "{error}");
     assert_eq!(session.one("SELECT distilface_revectorize_abort('docs')"), "1");
     assert_eq!(session.column(PIPELINES).len(), 0);
+}
+
+/// They met half-made names, deadlocks, or made the move once each.
+#[test]
+fn sessions_that_move_a_table_at_once_move_it_once() {
+    let (cluster, mut session) = start();
+    docs(&mut session);
+    session.sql("INSERT INTO docs SELECT i, 'the number ' || i FROM generate_series(1000, 4000) i");
+    session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
+    session.sql(
+        "CALL distilface_vectorize('docs', 'body', 'parts', form => 'queue', chunk_tokens => 32)",
+    );
+    std::thread::scope(|scope| {
+        for target in ["e", "parts"].repeat(3) {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let mut session = cluster.session();
+                session.sql(&format!("CALL distilface_revectorize('docs', 'tiny', '{target}')"));
+            });
+        }
+        for id in 100..130 {
+            session.sql(&format!(
+                "INSERT INTO docs VALUES ({id}, 'new'); UPDATE docs SET body = 'changed {id}' WHERE id = {id} - 99"
+            ));
+        }
+    });
+    session.sql("CALL distilface_run()");
+    assert_eq!(
+        session.one("SELECT string_agg(id || model, ' ' ORDER BY id) FROM distilface.pipelines"),
+        "3tiny 4tiny"
+    );
+    assert_eq!(wrong(&mut session, "docs", "body", "e", "tiny"), "0");
+    assert_eq!(wrong(&mut session, "parts", "chunk", "e", "tiny"), "0");
+    assert_eq!(session.one("SELECT count(*) FROM docs d WHERE d.body NOT IN (SELECT chunk FROM parts WHERE id = d.id)"), "0");
 }
 
 /// A NULL query divided by zero, and blank ones found any row.
