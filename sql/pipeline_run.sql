@@ -269,6 +269,10 @@ BEGIN
 		p.filled := NOT distilface.look_again(p);
 	END IF;
 	filling := p.form <> 'generated' AND (NOT p.filled OR distilface.has_new_leaf(p.id, p.relation));
+	IF filling OR EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = p.id) THEN
+		-- A model that is not to be had, or not for the owner, is no row's fault.
+		PERFORM @extschema@.distilface_embed('', p.model);
+	END IF;
 	IF p.form = 'queue' OR p.chunk_table IS NOT NULL OR EXISTS (SELECT FROM distilface.queue q WHERE q.pipeline = p.id) THEN
 		SELECT q.* INTO queue FROM distilface.work_queue(p, bytes) q;
 		written := queue.embedded;

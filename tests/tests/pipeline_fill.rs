@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use distilface_tests::{Cluster, Session};
+use distilface_tests::{Cluster, Session, TinyModel};
 
 /// Rows whose vector is not that of their text, or is missing.
 fn stale(session: &mut Session, table: &str) -> String {
@@ -440,4 +440,27 @@ fn a_standby_refuses_work_by_its_name() {
     }
     assert_eq!(progress(&mut there, "docs"), ["live 5 0 0"]);
     assert_eq!(there.column("SELECT key FROM distilface.failures"), [""; 0]);
+}
+
+#[test]
+fn an_owner_who_may_not_use_the_model_has_no_failed_rows() {
+    let cluster = Cluster::start();
+    let model = TinyModel::default().write(cluster.host());
+    let mut session = cluster.session();
+    session.sql(&format!(
+        "SELECT distilface_model_load('tiny', '{}'); CREATE ROLE keeper;
+         SELECT distilface_model_grant('tiny', 'keeper')",
+        model.display()
+    ));
+    docs(&mut session, 20);
+    session.sql("CREATE SCHEMA s AUTHORIZATION keeper; ALTER TABLE docs SET SCHEMA s; ALTER TABLE s.docs OWNER TO keeper");
+    session.sql("CALL distilface_vectorize('s.docs', 'body', 'e', form => 'queue', model => 'tiny', backfill => false)");
+    session.sql("UPDATE s.docs SET body = 'changed' WHERE id = 1; SELECT distilface_model_revoke('tiny', 'keeper')");
+    let error = session.error("CALL distilface_run('s.docs')");
+    assert_eq!(error.code.code(), "42501", "{error}");
+    assert_eq!(session.one("SELECT last_error FROM distilface.progress"), error.message);
+    assert_eq!(progress(&mut session, "s.docs"), ["filling 0 20 0"]);
+    session.sql("SELECT distilface_model_grant('tiny', 'keeper')");
+    session.sql("CALL distilface_run('s.docs')");
+    assert_eq!(progress(&mut session, "s.docs"), ["live 20 0 0"]);
 }
