@@ -45,6 +45,14 @@ impl Cluster {
 }
 
 impl Session {
+    /// Rows whose vector is not that of their text, by the default model, or is missing.
+    pub fn stale(&mut self, table: &str, source: &str, target: &str) -> String {
+        self.one(&format!(
+            "SELECT count(*) FROM {table} WHERE coalesce(NOT ({target} <=> distilface_embed({source}::text)) < 1e-6, \
+               ({target} IS NULL) <> (distilface_embed({source}::text) IS NULL))"
+        ))
+    }
+
     /// [`Cluster::assert_sound`] in this session's database.
     pub fn assert_sound(&mut self, index: &str) {
         let broken = self.rows(&format!("SELECT * FROM distilface_index_check('{index}')"));

@@ -2,14 +2,6 @@
 
 use distilface_tests::{Cluster, Session};
 
-/// Rows whose vector is not that of their text, or is missing.
-fn stale(session: &mut Session, table: &str, source: &str, target: &str) -> String {
-    session.one(&format!(
-        "SELECT count(*) FROM {table} WHERE coalesce(NOT ({target} <=> distilface_embed({source}::text)) < 1e-6, \
-           ({target} IS NULL) <> (distilface_embed({source}::text) IS NULL))"
-    ))
-}
-
 #[test]
 fn the_trigger_form_embeds_in_the_writing_transaction() {
     let cluster = Cluster::start();
@@ -20,7 +12,7 @@ fn the_trigger_form_embeds_in_the_writing_transaction() {
          INSERT INTO docs VALUES (NULL), ('  ')",
     );
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     assert_eq!(session.one("SELECT count(e) FROM docs"), "300", "a table without a key, too");
     session.assert_sound("docs_e_idx");
     session.sql(
@@ -29,7 +21,7 @@ fn the_trigger_form_embeds_in_the_writing_transaction() {
          UPDATE docs SET body = NULL WHERE body = 'report number 7';
          UPDATE docs SET views = views + 1",
     );
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     // Calling again is no harm.
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
     assert_eq!(session.one("SELECT count(*) FROM distilface.describe('docs')"), "1");
@@ -45,7 +37,7 @@ fn the_queue_form_leaves_the_work_to_a_run() {
            INSERT INTO "My Docs" SELECT 'k"' || i, date '2020-01-01' + i, 'the number ' || i FROM generate_series(1, 300) i"#,
     );
     session.sql(r#"CALL distilface_vectorize('"My Docs"', 'Body', 'The Vector', form => 'queue')"#);
-    assert_eq!(stale(&mut session, "\"My Docs\"", "\"Body\"", "\"The Vector\""), "0");
+    assert_eq!(session.stale("\"My Docs\"", "\"Body\"", "\"The Vector\""), "0");
     session.sql(
         r#"SET datestyle = 'SQL, DMY';
            UPDATE "My Docs" SET "Body" = "Body" || ' again' WHERE day < '01/03/2020';
@@ -56,7 +48,7 @@ fn the_queue_form_leaves_the_work_to_a_run() {
     assert_ne!(session.one("SELECT count(*) FROM distilface.queue"), "0");
     session.sql("CALL distilface_run()");
     assert_eq!(session.one("SELECT count(*) FROM distilface.queue"), "0");
-    assert_eq!(stale(&mut session, "\"My Docs\"", "\"Body\"", "\"The Vector\""), "0");
+    assert_eq!(session.stale("\"My Docs\"", "\"Body\"", "\"The Vector\""), "0");
 }
 
 #[test]
@@ -86,7 +78,7 @@ fn chunks_follow_their_row() {
         assert_eq!(session.one(&whole), "0", "{chunks}");
         assert_eq!(session.one(&format!("SELECT count(*) FROM {chunks} WHERE id = 3")), "1");
         assert_eq!(session.one(&format!("SELECT count(*) FROM {chunks} WHERE id IN (4, 5)")), "0");
-        assert_eq!(stale(&mut session, chunks, "chunk", "e"), "0");
+        assert_eq!(session.stale(chunks, "chunk", "e"), "0");
         session.assert_sound(&format!("{chunks}_e_idx"));
     }
 }
@@ -98,7 +90,7 @@ fn a_generated_column_is_one_rewrite() {
     session.sql("CREATE TABLE docs (body text); INSERT INTO docs VALUES ('one'), ('two'), (NULL)");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e', form => 'generated')");
     session.sql("UPDATE docs SET body = 'three' WHERE body = 'one'");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     session.assert_sound("docs_e_idx");
 }
 
@@ -154,7 +146,7 @@ fn names_and_keys_may_be_in_any_encoding_of_a_database() {
     session.sql(r#"UPDATE "Bücher" SET "für" = 'ein schöner Käfer' WHERE "Schlüssel" = 'é'"#);
     session.sql(r#"CALL distilface_run('"Bücher"')"#);
     assert_eq!(session.one("SELECT count(*) FROM distilface.queue"), "0");
-    assert_eq!(stale(&mut session, r#""Bücher""#, r#""für""#, r#""Vektör""#), "0");
+    assert_eq!(session.stale(r#""Bücher""#, r#""für""#, r#""Vektör""#), "0");
     assert_eq!(
         session.one(r#"SELECT chunk FROM "Stücke" WHERE "Schlüssel" = 'é'"#),
         "ein schöner Käfer"

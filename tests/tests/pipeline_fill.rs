@@ -5,14 +5,6 @@ use std::time::Duration;
 
 use distilface_tests::{Cluster, Session, TinyModel};
 
-/// Rows whose vector is not that of their text, or is missing.
-fn stale(session: &mut Session, table: &str) -> String {
-    session.one(&format!(
-        "SELECT count(*) FROM {table} WHERE coalesce(NOT (e <=> distilface_embed(body::text)) < 1e-6, \
-           (e IS NULL) <> (distilface_embed(body::text) IS NULL))"
-    ))
-}
-
 fn docs(session: &mut Session, rows: usize) {
     session.sql(&format!(
         "CREATE TABLE docs (id int PRIMARY KEY, body text, other text DEFAULT 'x');
@@ -83,21 +75,21 @@ fn a_vector_that_is_taken_away_is_made_again_or_told_as_pending() {
     session.sql("INSERT INTO docs VALUES (31, '  '), (32, NULL)");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
     session.sql("UPDATE docs SET e = NULL WHERE id <= 10");
-    assert_eq!(stale(&mut session, "docs"), "0", "the trigger makes it again");
+    assert_eq!(session.stale("docs", "body", "e"), "0", "the trigger makes it again");
     let untriggered = "ALTER TABLE docs DISABLE TRIGGER USER; UPDATE docs SET e = NULL WHERE id <= 7; ALTER TABLE docs ENABLE TRIGGER USER";
     for heal in ["CALL distilface_run('docs')", "CALL distilface_vectorize('docs', 'body', 'e')"] {
         session.sql(untriggered);
         assert_eq!(progress(&mut session, "docs"), ["live 23 7 0"]);
         session.sql(heal);
         assert_eq!(progress(&mut session, "docs"), ["live 30 0 0"], "{heal}");
-        assert_eq!(stale(&mut session, "docs"), "0");
+        assert_eq!(session.stale("docs", "body", "e"), "0");
     }
     session.sql("SELECT distilface_unvectorize('docs')");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e', form => 'queue')");
     session.sql("UPDATE docs SET e = NULL WHERE id <= 10");
     assert_eq!(progress(&mut session, "docs"), ["live 20 10 0"]);
     session.sql("CALL distilface_run()");
-    assert_eq!(stale(&mut session, "docs"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
 }
 
 /// An index that was dropped on purpose came back with every look.
@@ -109,7 +101,7 @@ fn filling_again_builds_no_second_index() {
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
     session.sql("DROP INDEX docs_e_idx; ALTER TABLE docs DISABLE TRIGGER USER; UPDATE docs SET e = NULL; ALTER TABLE docs ENABLE TRIGGER USER");
     session.sql("CALL distilface_run('docs')");
-    assert_eq!(stale(&mut session, "docs"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     assert_eq!(session.one("SELECT to_regclass('docs_e_idx') IS NULL"), "t");
 }
 
@@ -181,7 +173,7 @@ fn an_attached_partition_is_filled() {
         "t"
     );
     session.sql("CALL distilface_run()");
-    assert_eq!(stale(&mut session, "docs"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     assert_eq!(session.one("SELECT distilface.with_work()"), "{}");
     // It comes back with other rows.
     session.sql(
@@ -189,7 +181,7 @@ fn an_attached_partition_is_filled() {
          ALTER TABLE docs ATTACH PARTITION docs_2 FOR VALUES FROM (100) TO (200)",
     );
     session.sql("CALL distilface_run()");
-    assert_eq!(stale(&mut session, "docs"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     // An empty one costs one look.
     session.sql("CREATE TABLE docs_3 PARTITION OF docs FOR VALUES FROM (200) TO (300)");
     assert_eq!(
@@ -222,7 +214,7 @@ fn a_waiting_row_is_known_by_any_key_in_any_settings() {
     assert_eq!(progress(&mut session, "docs"), ["live 0 1 0", "live 0 1 0"]);
     other.sql("CALL distilface_run()");
     assert_eq!(progress(&mut other, "docs"), ["live 1 0 0", "live 1 0 0"]);
-    assert_eq!(stale(&mut other, "docs"), "0");
+    assert_eq!(other.stale("docs", "body", "e"), "0");
     assert_eq!(other.column("SELECT chunk FROM parts"), ["a dog"]);
 }
 
@@ -283,7 +275,7 @@ fn rows_hidden_from_the_owner_stay_in_the_queue() {
     );
     alice.sql("ALTER TABLE a.docs NO FORCE ROW LEVEL SECURITY");
     alice.sql("CALL distilface_run('a.docs')");
-    assert_eq!(stale(&mut admin, "a.docs"), "0");
+    assert_eq!(admin.stale("a.docs", "body", "e"), "0");
 }
 
 #[test]
@@ -376,7 +368,7 @@ fn a_run_goes_on_where_a_pipeline_fails_and_says_so() {
         error.detail.as_deref().is_some_and(|detail| detail.contains("public.docs")),
         "{error}"
     );
-    assert_eq!(stale(&mut session, "more"), "0");
+    assert_eq!(session.stale("more", "body", "e"), "0");
     assert_eq!(
         session.one("SELECT last_error LIKE '%hides rows%' FROM distilface.activity ORDER BY pipeline LIMIT 1"),
         "t"

@@ -3,14 +3,6 @@
 
 use distilface_tests::{Cluster, Session, TinyModel};
 
-/// Rows whose vector is not that of their text, or is missing.
-fn stale(session: &mut Session, table: &str, source: &str, target: &str) -> String {
-    session.one(&format!(
-        "SELECT count(*) FROM {table} WHERE coalesce(NOT ({target} <=> distilface_embed({source}::text)) < 1e-6, \
-           ({target} IS NULL) <> (distilface_embed({source}::text) IS NULL))"
-    ))
-}
-
 /// Asserts that the call fails with the code and says what to do.
 fn refused(session: &mut Session, code: &str, call: &str) -> String {
     let error = session.error(&format!("CALL distilface_vectorize({call})"));
@@ -44,7 +36,7 @@ fn a_generated_text_is_embedded_as_it_is_or_refused() {
     session.sql("CALL distilface_vectorize('docs', 'body', 'parts', chunk_tokens => 32)");
     session.sql("UPDATE docs SET a = 'a lion'; INSERT INTO docs VALUES (2, 'a dog')");
     session.sql("CALL distilface_run()");
-    assert_eq!(stale(&mut session, "docs", "body", "q"), "0");
+    assert_eq!(session.stale("docs", "body", "q"), "0");
     assert_eq!(
         session.column("SELECT chunk FROM parts ORDER BY id"),
         ["a lion on a sofa", "a dog on a sofa"]
@@ -81,7 +73,7 @@ fn a_column_that_holds_vectors_is_not_taken_over() {
     assert_eq!(pipelines(&mut session), "0");
     session.sql("UPDATE docs SET e = NULL");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
 }
 
 #[test]
@@ -170,7 +162,7 @@ fn a_cross_encoder_is_refused() {
     let error = session.error("CALL distilface_revectorize('docs', 'cross')");
     assert_eq!(error.code.code(), "42809", "{error}");
     session.sql("UPDATE docs SET body = 'the dog'");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
 }
 
 /// The statements on a table of chunks named the table's own columns.
@@ -279,7 +271,7 @@ fn chunks_follow_a_row_to_another_partition() {
             )),
             ["1 de a hen", "1 en a cat", "2 de a wolf", "30 fr a fox"]
         );
-        assert_eq!(stale(&mut session, chunks, "chunk", "e"), "0");
+        assert_eq!(session.stale(chunks, "chunk", "e"), "0");
     }
 }
 
@@ -400,7 +392,7 @@ fn keep_data_keeps_a_generated_column() {
     session.sql("CREATE TABLE docs (body text); INSERT INTO docs VALUES ('one'), ('two')");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e', form => 'generated')");
     session.sql("SELECT distilface_unvectorize('docs', 'e', keep_data => true)");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     session.sql("UPDATE docs SET e = NULL");
     assert_eq!(session.one("SELECT count(e) FROM docs"), "0", "a plain column now");
 }

@@ -4,13 +4,6 @@ use std::time::Duration;
 
 use distilface_tests::{Cluster, Session};
 
-fn stale(session: &mut Session, table: &str, source: &str, target: &str) -> String {
-    session.one(&format!(
-        "SELECT count(*) FROM {table} WHERE coalesce(NOT ({target} <=> distilface_embed({source}::text)) < 1e-6, \
-           ({target} IS NULL) <> (distilface_embed({source}::text) IS NULL))"
-    ))
-}
-
 fn docs(session: &mut Session, rows: usize) {
     session.sql(&format!(
         "CREATE TABLE docs (id int PRIMARY KEY, body text, views int DEFAULT 0);
@@ -49,7 +42,7 @@ fn a_bad_row_is_noted_counted_and_tried_again() {
     session.sql("CALL distilface_run('docs')");
     assert_eq!(progress(&mut session, "docs"), "live 300 0 0");
     assert_eq!(session.one("SELECT count(*) FROM distilface.failures"), "0");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
 }
 
 #[test]
@@ -65,8 +58,8 @@ fn renames_are_followed_and_drops_cleaned_up() {
          UPDATE s.papers SET words = 'else' WHERE nr = 3; INSERT INTO s.papers VALUES (99, 'new')",
     );
     session.sql("CALL distilface_run()");
-    assert_eq!(stale(&mut session, "s.papers", "words", "vec"), "0");
-    assert_eq!(stale(&mut session, "s.papers", "words", "q"), "0");
+    assert_eq!(session.stale("s.papers", "words", "vec"), "0");
+    assert_eq!(session.stale("s.papers", "words", "q"), "0");
     let error = session.error("ALTER TABLE s.papers DROP COLUMN words");
     assert_eq!(error.code.code(), "2BP01", "{error}");
     session.sql("ALTER TABLE s.papers DROP COLUMN vec CASCADE");
@@ -101,7 +94,7 @@ fn unvectorize_leaves_the_table_as_it_was() {
     assert_eq!(error.code.code(), "42704", "{error}");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
     session.sql("SELECT distilface_unvectorize('docs', keep_data => true)");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0", "the vectors stay as data");
+    assert_eq!(session.stale("docs", "body", "e"), "0", "the vectors stay as data");
 }
 
 #[test]
@@ -146,7 +139,7 @@ fn a_dump_restored_by_four_jobs_goes_on() {
     there.sql("INSERT INTO docs (id, body, note) VALUES (1000, 'after the restore', 'a note')");
     there.sql("CALL distilface_run()");
     for (source, target) in [("body", "e"), ("note", "n"), ("body", "g")] {
-        assert_eq!(stale(&mut there, "docs", source, target), "0", "{target}");
+        assert_eq!(there.stale("docs", source, target), "0", "{target}");
     }
     assert_eq!(there.one("SELECT count(*) FROM parts WHERE chunk ~ 'waits'"), "7");
     // The new pipeline's number is none that the dump brought.
@@ -180,7 +173,7 @@ fn a_canceled_fill_goes_on_where_it_was() {
     // Writers go on meanwhile.
     session.sql("UPDATE docs SET body = 'changed' WHERE id IN (1, 2999); INSERT INTO docs VALUES (5000, 'new')");
     session.sql("CALL distilface_vectorize('docs', 'body', 'e')");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     let embedded: u32 =
         session.one("SELECT embedded FROM distilface.activity").parse().expect("a count");
     assert!(embedded <= 3000, "nothing is embedded twice: {embedded}");
@@ -202,7 +195,7 @@ fn rows_locked_or_changed_by_others_are_neither_waited_for_nor_lost() {
     other.sql("COMMIT");
     session.sql("CALL distilface_run()");
     assert_eq!(session.one("SELECT count(*) FROM distilface.queue"), "0");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
 }
 
 #[test]
@@ -243,8 +236,8 @@ fn a_partitioned_table_is_filled_and_followed() {
          UPDATE docs SET id = 260 WHERE id = 7",
     );
     session.sql("CALL distilface_run()");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
-    assert_eq!(stale(&mut session, "docs", "body", "q"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "q"), "0");
 }
 
 /// Of the foreign key to a partitioned table there is a copy for each partition.
@@ -265,7 +258,7 @@ fn the_chunks_of_a_partitioned_table_move_to_another_model() {
     session.sql("DELETE FROM docs WHERE id = 30; UPDATE docs SET id = 50 WHERE id = 10");
     assert_eq!(session.one("SELECT count(*) FROM parts JOIN docs USING (id)"), "39");
     assert_eq!(session.one("SELECT count(*) FROM parts"), "39");
-    assert_eq!(stale(&mut session, "parts", "chunk", "e"), "0");
+    assert_eq!(session.stale("parts", "chunk", "e"), "0");
 }
 
 #[test]
@@ -300,7 +293,7 @@ fn a_table_moves_to_another_model_while_it_is_in_use() {
             "one pipeline, the new one"
         );
         assert_eq!(session.one("SELECT state FROM distilface.progress"), "live");
-        assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+        assert_eq!(session.stale("docs", "body", "e"), "0");
         assert_eq!(
             session.one("SELECT relname || ' ' || reloptions::text FROM pg_class WHERE relname = 'docs_e_idx'"),
             "docs_e_idx {m=12}"
@@ -322,12 +315,12 @@ fn a_move_that_ends_early_leaves_the_old_state_whole() {
     let call = "CALL distilface_revectorize('docs', 'distilface-small')";
     assert_eq!(session.error(call).code.code(), "2BP01");
     session.sql("INSERT INTO docs VALUES (500, 'meanwhile')");
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0", "the old vectors are kept fresh");
+    assert_eq!(session.stale("docs", "body", "e"), "0", "the old vectors are kept fresh");
     assert_eq!(session.one("SELECT distilface_revectorize_abort('docs')"), "1");
     assert_eq!(session.column("SELECT target FROM distilface.describe()"), ["e"]);
     session.sql("DROP VIEW near");
     session.sql(call);
-    assert_eq!(stale(&mut session, "docs", "body", "e"), "0");
+    assert_eq!(session.stale("docs", "body", "e"), "0");
     assert_eq!(session.column("SELECT target FROM distilface.describe()"), ["e"]);
 }
 
@@ -391,7 +384,7 @@ fn owners_see_and_do_their_own_only() {
     admin.sql("CALL distilface_run('a.docs')");
     assert_eq!(admin.column("SELECT DISTINCT who FROM a.seen"), ["alice"]);
     assert_ne!(admin.one("SHOW search_path"), "a");
-    assert_eq!(stale(&mut alice, "a.docs", "body", "e"), "0");
+    assert_eq!(alice.stale("a.docs", "body", "e"), "0");
 }
 
 /// The row of a pipeline named a view of alice's as its chunk table, or her cast made a key's text: a
@@ -470,7 +463,7 @@ fn no_search_path_bends_it() {
             "SELECT * FROM distilface.progress; SELECT public.distilface_retry('public.docs')",
         );
         session.sql("RESET search_path");
-        assert_eq!(stale(&mut session, "docs", "body", target), "0");
+        assert_eq!(session.stale("docs", "body", target), "0");
     }
 }
 
