@@ -1,8 +1,8 @@
 //! Bulk build: codes and graph in memory, linked by many threads, then written page by page.
 //!
 //! [`Builder::add`] quantizes and keeps a row; [`Builder::finish`] links all of them
-//! (see `graph.rs`), places them (`order.rs`) and writes pages in that order. The calling thread alone
-//! touches the store and the progress callbacks; workers only compute. The metapage that makes the
+//! (see `graph.rs`), places them (`order.rs`) and writes pages in that order, while workers fill the next ones. The calling
+//! thread alone touches the store and the progress callbacks; workers only compute. The metapage that makes the
 //! pages part of the index is written last, so a build that fails leaves an empty index.
 //!
 //! Rows whose codes are equal share a node.
@@ -23,11 +23,16 @@ use crate::page::{
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread::Thread;
 use std::time::Duration;
 
-/// Pages that are filled before they are written.
-const BATCH_PAGES: usize = 512;
+/// Vectors for which it is worth while to start a thread.
+const MIN_SHARE: usize = 256;
+/// Pages that a thread fills in one go.
+const FILL_PAGES: usize = 32;
+/// How often that may be done before the calling thread has written what was filled first.
+const FILLS_AHEAD: usize = 2;
 /// How often the calling thread looks up while workers link.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -49,6 +54,10 @@ impl Default for BuildOptions {
         Self { threads, memory_limit: usize::MAX, seed: 0 }
     }
 }
+
+/// A row's vector as the index keeps it, see [`Builder::quantize`].
+#[derive(Debug, Clone)]
+pub struct Quantized(Code);
 
 /// What became of an added row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +168,8 @@ impl Builder {
         attrs: &[u8],
         tid: HeapTid,
     ) -> Result<Added, HnswError> {
-        self.add_row(vector, attrs, tid, None)
+        super::check_dims(&self.params, vector)?;
+        self.add_row(&Code::new(&self.params, vector), attrs, tid, None)
     }
 
     /// Adds a row whose vector was made from a source with the hash `key`, for
@@ -174,17 +184,67 @@ impl Builder {
         tid: HeapTid,
         key: u64,
     ) -> Result<Added, HnswError> {
-        self.add_row(vector, attrs, tid, Some(key))
+        super::check_dims(&self.params, vector)?;
+        self.add_row(&Code::new(&self.params, vector), attrs, tid, Some(key))
+    }
+
+    /// Quantizes the vectors of a batch of rows, on as many threads as asked.
+    ///
+    /// # Errors
+    /// [`HnswError::Dims`] where a length is not the index's.
+    pub fn quantize(
+        &self,
+        vectors: &[Option<&[f32]>],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Option<Quantized>>, HnswError> {
+        let share = vectors.len().div_ceil(self.options.threads.max(1)).max(MIN_SHARE);
+        let quantize = |vectors: &[Option<&[f32]>]| -> Result<Vec<_>, HnswError> {
+            let one = |vector: &Option<&[f32]>| {
+                let Some(vector) = vector else { return Ok(None) };
+                super::check_dims(&self.params, vector)?;
+                Ok(Some(Quantized(Code::new(&self.params, vector))))
+            };
+            vectors.iter().map(one).collect()
+        };
+        let (own, others) = vectors.split_at(share.min(vectors.len()));
+        std::thread::scope(|scope| {
+            let quantize = &quantize;
+            progress.before_spawn();
+            let workers: Vec<_> =
+                others.chunks(share).map(|part| scope.spawn(move || quantize(part))).collect();
+            progress.after_spawn();
+            let mut all = quantize(own)?;
+            for worker in workers {
+                match worker.join() {
+                    Ok(part) => all.extend(part?),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    /// [`Builder::add_with_key`] by the quantized vector.
+    ///
+    /// # Errors
+    /// [`HnswError::Attributes`] where the length is not the index's.
+    pub fn add_quantized(
+        &mut self,
+        vector: &Quantized,
+        attrs: &[u8],
+        tid: HeapTid,
+        key: u64,
+    ) -> Result<Added, HnswError> {
+        self.add_row(&vector.0, attrs, tid, Some(key))
     }
 
     fn add_row(
         &mut self,
-        vector: &[f32],
+        code: &Code,
         attrs: &[u8],
         tid: HeapTid,
         key: Option<u64>,
     ) -> Result<Added, HnswError> {
-        super::check_dims(&self.params, vector)?;
         super::check_attributes(&self.params, attrs)?;
         // A vector that doubles holds old and new at once: half of the limit is for the growth.
         let node_bytes =
@@ -195,9 +255,8 @@ impl Builder {
         if is_full && self.rows > 0 {
             return Ok(Added::MemoryFull);
         }
-        let code = Code::new(&self.params, vector);
         self.rows += 1;
-        let hash = hash_row(&code, attrs);
+        let hash = hash_row(code, attrs);
         if let Some(&node) = self.by_hash.get(&hash) {
             let same = self.graph.code(node);
             if same.scale.to_bits() == code.scale.to_bits()
@@ -214,7 +273,7 @@ impl Builder {
         let number = self.graph.len() as u64;
         let level = draw_level(self.options.seed, number, self.params.m())
             .min(Layout::new(&self.params).max_level());
-        let node = self.graph.push(&code, level);
+        let node = self.graph.push(code, level);
         self.by_hash.entry(hash).or_insert(node);
         self.tids.push(tid);
         self.attrs.extend_from_slice(attrs);
@@ -356,9 +415,10 @@ impl Builder {
         let total = pages.len() as u64;
         let mut written = 0;
         let mut tail = NIL;
-        for batch in pages.chunks(BATCH_PAGES) {
-            let filled = self.fill_all(layout, &plan, batch, written as u32 + 1, progress)?;
-            for (group, contents) in batch.chunks(MAX_TXN_PAGES).zip(filled.chunks(MAX_TXN_PAGES)) {
+        let write_some = |pages: &[PlannedPage<'_>],
+                          filled: Vec<Box<[u8]>>,
+                          progress: &mut dyn Progress| {
+            for (group, contents) in pages.chunks(MAX_TXN_PAGES).zip(filled.chunks(MAX_TXN_PAGES)) {
                 store.check_interrupts()?;
                 progress.report(BuildPhase::Writing, written, total);
                 let mut txn = store.begin()?;
@@ -374,7 +434,9 @@ impl Builder {
                 txn.commit()?;
                 store.failpoint("build wrote pages")?;
             }
-        }
+            Ok(())
+        };
+        self.fill_all(layout, &plan, &pages, progress, write_some)?;
         progress.report(BuildPhase::Writing, total, total);
         store.failpoint("build writes its metapage")?;
         let mut meta = Meta::new(self.params, self.options.seed);
@@ -397,15 +459,20 @@ impl Builder {
         Ok(meta.page_end.into())
     }
 
-    /// The contents of planned pages, the first of which is to be page `first`; by all threads.
+    /// Fills all pages after the metapage on as many threads as asked, and hands them to `write` in their
+    /// order, on the calling thread.
     fn fill_all(
         &self,
         layout: &Layout,
         plan: &Plan,
         pages: &[PlannedPage<'_>],
-        first: BlockNumber,
         progress: &mut dyn Progress,
-    ) -> Result<Vec<Box<[u8]>>, PageError> {
+        mut write: impl FnMut(
+            &[PlannedPage<'_>],
+            Vec<Box<[u8]>>,
+            &mut dyn Progress,
+        ) -> Result<(), PageError>,
+    ) -> Result<(), PageError> {
         let fill = |pages: &[PlannedPage<'_>], first: BlockNumber| {
             let fill_one = |(page, blkno): (&PlannedPage<'_>, BlockNumber)| {
                 let mut bytes = vec![0; PAGE_CONTENT].into_boxed_slice();
@@ -422,28 +489,38 @@ impl Builder {
             };
             pages.iter().zip(first..).map(fill_one).collect::<Result<Vec<_>, PageError>>()
         };
-        let threads = self.options.threads.clamp(1, pages.len().max(1));
-        if threads == 1 {
-            return fill(pages, first);
+        let parts = pages.chunks(FILL_PAGES).zip((METAPAGE + 1..).step_by(FILL_PAGES));
+        let threads = self.options.threads.min(pages.len().div_ceil(FILL_PAGES));
+        if threads <= 1 {
+            return parts
+                .into_iter()
+                .try_for_each(|(pages, first)| write(pages, fill(pages, first)?, progress));
         }
-        let share = pages.len().div_ceil(threads);
         std::thread::scope(|scope| {
             let fill = &fill;
             progress.before_spawn();
-            let workers: Vec<_> = pages
-                .chunks(share)
-                .zip((first..).step_by(share))
-                .map(|(part, first)| scope.spawn(move || fill(part, first)))
+            let workers: Vec<_> = (0..threads)
+                .map(|worker| {
+                    let own = parts.clone().skip(worker).step_by(threads);
+                    let (filled, receiver) = mpsc::sync_channel(FILLS_AHEAD);
+                    scope.spawn(move || {
+                        for (pages, first) in own {
+                            // Nobody receives where writing has failed.
+                            if filled.send(fill(pages, first)).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                    receiver
+                })
                 .collect();
             progress.after_spawn();
-            let mut filled = Vec::with_capacity(pages.len());
-            for worker in workers {
-                match worker.join() {
-                    Ok(part) => filled.extend(part?),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
+            for ((pages, _), worker) in parts.zip(workers.iter().cycle()) {
+                // Nobody sends where the worker has panicked; the scope passes that on.
+                let Ok(filled) = worker.recv() else { break };
+                write(pages, filled?, progress)?;
             }
-            Ok(filled)
+            Ok(())
         })
     }
 

@@ -39,7 +39,9 @@ mod tag;
 mod vacuum;
 
 pub use crate::page::HeapTid;
-pub use build::{Added, BuildOptions, BuildPhase, BuildStats, Builder, Progress, create_empty};
+pub use build::{
+    Added, BuildOptions, BuildPhase, BuildStats, Builder, Progress, Quantized, create_empty,
+};
 pub use check::{CheckReport, IndexInfo, check, each_row, each_tid, info};
 pub use filter::{Condition, Filter};
 pub use insert::{

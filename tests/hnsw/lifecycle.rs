@@ -83,15 +83,43 @@ fn a_scan_that_is_asked_for_more_than_it_knew_hands_out_every_row_once() {
 #[test]
 fn one_thread_and_one_seed_make_the_same_pages() {
     let rows = rows(1000, 4);
-    let page_bytes = || {
-        use distilface_core::page::PagePin;
+    let built = || {
         let store = MemoryStore::new();
         build(&store, Metric::Cosine, &rows, 1);
-        let pages = store.page_count().expect("counted");
-        let read = |blkno| store.pin(blkno).expect("pinned").lock_shared().to_vec();
-        (0..pages).map(read).collect::<Vec<_>>()
+        page_bytes(&store)
     };
-    assert!(page_bytes() == page_bytes());
+    assert!(built() == built());
+}
+
+fn page_bytes(store: &MemoryStore) -> Vec<Vec<u8>> {
+    use distilface_core::page::PagePin;
+    let pages = store.page_count().expect("counted");
+    let read = |blkno| store.pin(blkno).expect("pinned").lock_shared().to_vec();
+    (0..pages).map(read).collect()
+}
+
+#[test]
+fn vectors_quantized_by_many_threads_make_the_same_pages() {
+    let rows = rows(1000, 6);
+    let vectors: Vec<Option<&[f32]>> = rows.values().map(|v| Some(&v[..])).collect();
+    let builder = |threads| {
+        let options = BuildOptions { threads, ..BuildOptions::default() };
+        Builder::new(params(Metric::Cosine), options)
+    };
+    let quantized = builder(3).quantize(&vectors, &mut ()).expect("of the index's length");
+    let stores = [MemoryStore::new(), MemoryStore::new()];
+    let (mut by_code, mut by_vector) = (builder(1), builder(1));
+    for ((&tid, vector), code) in rows.iter().zip(&quantized) {
+        let code = code.as_ref().expect("as many as vectors");
+        assert_eq!(by_code.add_quantized(code, &[], tid, 7).expect("added"), Added::Kept);
+        assert_eq!(by_vector.add_with_key(vector, &[], tid, 7).expect("added"), Added::Kept);
+    }
+    for (builder, store) in [by_code, by_vector].into_iter().zip(&stores) {
+        builder.finish(store, &mut ()).expect("built");
+    }
+    assert!(page_bytes(&stores[0]) == page_bytes(&stores[1]));
+    let few = builder(3).quantize(&[None, Some(&[1.0][..])], &mut ());
+    assert!(matches!(few, Err(HnswError::Dims { .. })), "{few:?}");
 }
 
 #[test]

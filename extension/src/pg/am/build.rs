@@ -17,7 +17,7 @@ use crate::pg::report::Report;
 use crate::pg::restoring;
 use distilface_core::encoder::{Done, InputKind};
 use distilface_core::hnsw::{
-    self, Added, BuildOptions, BuildPhase, Builder, HeapTid, Progress, SourceKey,
+    self, Added, BuildOptions, BuildPhase, Builder, HeapTid, Progress, Quantized, SourceKey,
 };
 use distilface_core::page::PageStore;
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -80,6 +80,15 @@ struct Waiting {
     /// The text's hash; see `known.rs`.
     key: u64,
     attrs: Vec<u8>,
+}
+
+/// What belongs to a vector that a text was embedded to.
+#[derive(Clone, Copy)]
+struct OfText<'a> {
+    /// The text's hash; see `known.rs`.
+    key: u64,
+    /// The vector as the graph in memory keeps it.
+    quantized: Option<&'a Quantized>,
 }
 
 struct Build {
@@ -295,8 +304,16 @@ impl Build {
         let embedded = session::watched(watch, || {
             session::embed_batch(model, InputKind::Passage, &texts, Strictness::Pinned)
         });
-        for (row, vector) in waiting.iter().zip(embedded.vectors()) {
-            self.add(vector, &row.attrs, row.tid, Some(row.key));
+        let vectors: Vec<_> = embedded.vectors().collect();
+        let quantized = match &self.phase {
+            Phase::Memory(builder) => builder
+                .quantize(&vectors, &mut Reporter::default())
+                .unwrap_or_else(|error| raise(&self.index, error)),
+            Phase::Start | Phase::Pages => Vec::new(),
+        };
+        for (at, (row, vector)) in waiting.iter().zip(vectors).enumerate() {
+            let quantized = quantized.get(at).and_then(Option::as_ref);
+            self.add(vector, &row.attrs, row.tid, Some(OfText { key: row.key, quantized }));
         }
         self.tokens += embedded.tokens;
         self.report_rows();
@@ -307,7 +324,13 @@ impl Build {
     }
 
     /// Puts a row's vector into the graph, or the row alone where it has none.
-    fn add(&mut self, vector: Option<&[f32]>, attrs: &[u8], tid: HeapTid, key: Option<u64>) {
+    fn add(
+        &mut self,
+        vector: Option<&[f32]>,
+        attrs: &[u8],
+        tid: HeapTid,
+        text: Option<OfText<'_>>,
+    ) {
         self.indexed += 1;
         let index = self.index;
         if let Phase::Start = self.phase {
@@ -322,8 +345,13 @@ impl Build {
             }
         }
         if let Phase::Memory(builder) = &mut self.phase {
-            let added = match (vector, key) {
-                (Some(vector), Some(key)) => builder.add_with_key(vector, attrs, tid, key),
+            let added = match (vector, text) {
+                (Some(_), Some(OfText { key, quantized: Some(vector) })) => {
+                    builder.add_quantized(vector, attrs, tid, key)
+                }
+                (Some(vector), Some(OfText { key, quantized: None })) => {
+                    builder.add_with_key(vector, attrs, tid, key)
+                }
                 (Some(vector), None) => builder.add_with_attributes(vector, attrs, tid),
                 (None, _) => Ok(builder.add_unplaced(tid)),
             };
@@ -343,8 +371,8 @@ impl Build {
             progress(PROGRESS_SUBPHASE, PHASE_INSERT);
         }
         let store = &self.store;
-        match (vector, key) {
-            (Some(vector), Some(key)) => {
+        match (vector, text) {
+            (Some(vector), Some(OfText { key, .. })) => {
                 hnsw::insert_with_key(store, vector, attrs, tid, SourceKey::new(key)).map(|_| ())
             }
             (Some(vector), None) => {
