@@ -1,6 +1,6 @@
 //! `distilface_vectorize`: a table keeps itself embedded, in each form.
 
-use distilface_tests::{Cluster, Session};
+use distilface_tests::Cluster;
 
 #[test]
 fn the_trigger_form_embeds_in_the_writing_transaction() {
